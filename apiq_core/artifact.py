@@ -1,0 +1,161 @@
+"""What a run leaves on disk: per block while it works, `model/` and `adapter/` at the end.
+
+    out_dir/blocks/00007.safetensors    its packed weights become
+                                        model/model-00008-of-00031.safetensors, its factors
+                                        go into adapter/adapter_model.safetensors
+
+A block's file is renamed into place when all of it is written, so it is whole or not there.
+Its metadata holds what a later run needs to take the block over: its report and its identity.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from safetensors.torch import load_file
+from torch import Tensor
+
+from apiq_core.block import Layers, QuantizedLayer
+from apiq_core.checkpoint import Checkpoint, disk_errors, write_tensors, write_text
+from apiq_core.config import QuantizeConfig
+from apiq_core.formats import FORMATS
+from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json
+from apiq_core.layout import block_file, blocks_dir
+from apiq_core.lowrank import LowRank, no_adapter
+from apiq_core.skeleton import Skeleton, Weights
+
+PEFT_PREFIX = "base_model.model."
+FACTORS = ("lora_A.weight", "lora_B.weight")  # under a layer's name
+
+
+@dataclass
+class Artifact:
+    """The files of one run. `config` is resolved."""
+
+    out_dir: Path
+    skeleton: Skeleton
+    config: QuantizeConfig
+
+    def __post_init__(self) -> None:
+        self.spec = self.config.layer_spec()
+        self._format = FORMATS[self.config.formats[0]]
+
+    def write_block(
+        self,
+        index: int,
+        teacher: Weights,
+        source: Checkpoint,
+        layers: Layers,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Pack one block; what is not a quantized weight keeps the source's dtype and bytes."""
+        prefix = self.skeleton.block_name(index)
+        tensors: dict[str, Tensor] = {}
+        for name in teacher:
+            layer = layers.get(name.removesuffix(".weight"))
+            if layer is None or not name.endswith(".weight"):
+                tensors[f"{prefix}.{name}"] = source.load(f"{prefix}.{name}")
+                continue
+            for suffix, tensor in self._format.pack_layer(layer.weight).items():
+                tensors[f"{prefix}.{name.removesuffix('weight')}{suffix}"] = tensor
+        for name, layer in layers.items():
+            for suffix, factor in zip(FACTORS, (layer.adapter.a, layer.adapter.b), strict=True):
+                tensors[f"{prefix}.{name}.{suffix}"] = factor
+        with disk_errors():
+            blocks_dir(self.out_dir).mkdir(parents=True, exist_ok=True)
+        write_tensors(block_file(self.out_dir, index), tensors, metadata)
+
+    def read_block(self, index: int) -> Layers:
+        """The layers as they were stored: what is evaluated is what will be loaded."""
+        prefix = self.skeleton.block_name(index)
+        stored = load_file(block_file(self.out_dir, index), device=str(self.skeleton.device))
+        layers: Layers = {}
+        for name in self.skeleton.linears:
+            start = f"{prefix}.{name}."
+            tensors = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
+            weight = self._format.unpack_layer(tensors, self.spec.bits)
+            adapter = LowRank(*(tensors[suffix] for suffix in FACTORS))
+            layers[name] = QuantizedLayer(weight, adapter)
+        return layers
+
+    def finish(self, model_dir: Path, source: Checkpoint) -> None:
+        """Turn the blocks' files into `model/` and `adapter/`."""
+        with disk_errors():
+            if self.spec.rank:
+                self._write_adapter()
+            self._write_model(model_dir, source)
+            shutil.rmtree(blocks_dir(self.out_dir))
+
+    def _write_model(self, model_dir: Path, source: Checkpoint) -> None:
+        target = self.out_dir / "model"
+        target.mkdir(exist_ok=True)
+        count = len(self.skeleton.blocks)
+        inside = tuple(f"{self.skeleton.block_name(index)}." for index in range(count))
+        outside = [name for name in source.names if not name.startswith(inside)]
+        shards = [f"model-{n + 1:05d}-of-{count + 1:05d}.safetensors" for n in range(count + 1)]
+        weight_map: dict[str, str] = {}
+        size_bytes = 0
+        for index, shard in enumerate(shards):
+            if index == 0:
+                tensors = {name: source.load(name) for name in outside}
+            else:
+                tensors, _ = self._split_block(index - 1)
+            write_tensors(target / shard, tensors)
+            weight_map |= dict.fromkeys(tensors, shard)
+            size_bytes += sum(tensor.nbytes for tensor in tensors.values())
+        index_content = {"metadata": {"total_size": size_bytes}, "weight_map": weight_map}
+        write_text(target / INDEX_FILE, json.dumps(index_content, indent=2) + "\n")
+        for name in COMPANIONS:
+            if (model_dir / name).is_file():
+                shutil.copyfile(model_dir / name, target / name)
+        write_text(target / "config.json", json.dumps(self._model_config(model_dir), indent=2))
+
+    def _split_block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A block's packed weights, as a reader of the checkpoint wants them, and its factors."""
+        stored = load_file(block_file(self.out_dir, index))
+        factors = {k: stored.pop(k) for k in list(stored) if k.endswith(FACTORS)}
+        return stored, factors
+
+    def _model_config(self, model_dir: Path) -> dict[str, Any]:
+        """The source's own config.json; files re-saved by another version are misread by older."""
+        return read_json(model_dir / "config.json") | {
+            "quantization_config": self._format.quantization_config(
+                self.spec.bits, self.spec.group_size, self.skeleton.dense_linears
+            )
+        }
+
+    def _write_adapter(self) -> None:
+        target = self.out_dir / "adapter"
+        target.mkdir(exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        for index in range(len(self.skeleton.blocks)):
+            _, factors = self._split_block(index)
+            tensors |= factors
+        write_tensors(
+            target / "adapter_model.safetensors",
+            {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()},
+        )
+        config = LoraConfig(
+            r=self.spec.rank,
+            lora_alpha=self.spec.rank,  # the factors carry their full scale
+            target_modules=sorted({name.rsplit(".", 1)[-1] for name in self.skeleton.linears}),
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+            inference_mode=True,
+        ).to_dict()
+        plain = {
+            key: sorted(value) if isinstance(value, set) else value for key, value in config.items()
+        }
+        write_text(target / "adapter_config.json", json.dumps(plain, indent=2, sort_keys=True))
+
+
+def without_adapter(layers: Layers) -> Layers:
+    """The same quantized weights alone."""
+    return {
+        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.codes.float()))
+        for name, layer in layers.items()
+    }

@@ -1,0 +1,73 @@
+"""One block at work, and what it becomes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apiq_core.lowrank import LowRank
+from apiq_core.quantizer import QuantizedWeight
+from apiq_core.skeleton import Weights, run_block
+from apiq_core.stream import Stream
+
+
+@dataclass
+class Block:
+    """One block: its module on meta, its own weights, its captured arguments, its activations."""
+
+    index: int
+    module: nn.Module
+    teacher: Weights
+    call: dict[str, Any]
+    input_groups: list[list[str]]  # linear layers by shared input, in the order of their calls
+    stream: Stream
+
+    @property
+    def linear_weights(self) -> dict[str, Tensor]:
+        """The weights (O, I) that are quantized, by layer name, in fp32."""
+        return {
+            name: self.teacher[f"{name}.weight"].float()
+            for group in self.input_groups
+            for name in group
+        }
+
+    def run(self, weights: Weights, hidden: Tensor) -> Tensor:
+        return run_block(self.module, weights, hidden, self.call)
+
+
+@dataclass
+class QuantizedLayer:
+    """What is stored of one linear layer."""
+
+    weight: QuantizedWeight
+    adapter: LowRank  # rank 0: none
+
+    def merged(self, dtype: torch.dtype) -> Tensor:
+        """Q + B A as the artifact's values give it, in `dtype`, summed in fp32."""
+        return (self.weight.dequantize() + self.adapter.to(torch.float32).product()).to(dtype)
+
+
+Layers = dict[str, QuantizedLayer]
+
+
+@dataclass
+class BlockResult:
+    """The quantized layers by name, and how the gradient phase went."""
+
+    layers: Layers
+    train_loss: list[float] = field(default_factory=list)  # per epoch
+    held_out_loss: list[float] = field(default_factory=list)  # before training, then per epoch
+    warning: str | None = None
+
+
+def replace_weights(teacher: Weights, replacements: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The teacher's weights with those of some layers (by layer name) put in their place."""
+    return dict(teacher) | {f"{name}.weight": weight for name, weight in replacements.items()}
+
+
+def student_weights(teacher: Weights, layers: Layers) -> dict[str, Tensor]:
+    """The block's weights as the artifact will give them."""
+    dtype = next(iter(teacher.values())).dtype
+    return replace_weights(teacher, {name: layer.merged(dtype) for name, layer in layers.items()})

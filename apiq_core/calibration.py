@@ -1,0 +1,126 @@
+"""Text to token windows: which are calibrated on, which are held out, which are scored.
+
+The three sets never overlap. Where scoring uses the calibration text too, its last part is set
+aside for that before any window is drawn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from apiq_core.config import QuantizeConfig
+from apiq_core.errors import UserError
+
+BUILTIN = "builtin"
+MAX_TEXT_BYTES = 64 * 2**20  # of a longer text only the first part is tokenized
+
+
+@dataclass
+class Windows:
+    """Token ids, each (windows, length)."""
+
+    train: Tensor
+    held_out: Tensor
+    evaluation: Tensor
+    in_domain: bool  # the evaluation windows come from the text that was calibrated on
+
+
+def draw_windows(
+    tokenizer: PreTrainedTokenizerBase, config: QuantizeConfig, texts: Mapping[str, Path]
+) -> Windows:
+    """Tokenize the sources and draw the windows of a run; deterministic in `calibration.seed`.
+
+    `texts` names the file of every source but `builtin`. Raises `UserError(too_little_text)`.
+    """
+    calibration, evaluation = config.calibration, config.evaluation
+    source = calibration.source or BUILTIN
+    evaluation_source = evaluation.source or source
+    in_domain = evaluation_source == source
+    tokens = _tokenize(tokenizer, source, texts)
+    scored_count = evaluation.samples * evaluation.length
+    if in_domain:
+        if len(tokens) <= scored_count:
+            raise _too_little("evaluation", source, tokens, evaluation.samples, evaluation.length)
+        scored = tokens[len(tokens) - scored_count :]
+        tokens = tokens[: len(tokens) - scored_count]
+    else:
+        scored = _tokenize(tokenizer, evaluation_source, texts)[:scored_count]
+        if len(scored) < scored_count:
+            raise _too_little(
+                "evaluation", evaluation_source, scored, evaluation.samples, evaluation.length
+            )
+    samples = 0 if config.method == "rtn" else calibration.samples
+    wanted = samples + calibration.held_out
+    available = len(tokens) // calibration.length
+    if available < wanted:
+        raise _too_little("calibration", source, tokens, wanted, calibration.length)
+    windows = tokens[: available * calibration.length].view(available, calibration.length)
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(calibration.seed))
+    drawn = _begin(windows[order[:wanted]], tokenizer)
+    return Windows(
+        train=drawn[calibration.held_out :],
+        held_out=drawn[: calibration.held_out],
+        evaluation=_begin(scored.view(evaluation.samples, evaluation.length), tokenizer),
+        in_domain=in_domain,
+    )
+
+
+def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            model_dir, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "corrupt_tokenizer", f"the tokenizer does not load: {error}", param="model"
+        ) from None
+    return tokenizer
+
+
+def builtin_text() -> str:
+    """About 115k tokens of English that come with Python: its language reference."""
+    return "\n\n".join(topics[name].strip() for name in sorted(topics))
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, source: str, texts: Mapping[str, Path]) -> Tensor:
+    if source == BUILTIN:
+        text = builtin_text()
+    elif source in texts:
+        with texts[source].open("rb") as file:
+            text = file.read(MAX_TEXT_BYTES).decode("utf-8", errors="ignore")
+    else:
+        raise UserError(
+            "text_not_available",
+            f"the text of {source!r} is not at hand",
+            param="calibration.source",
+            value=source,
+            legal=[BUILTIN, *texts],
+        )
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def _begin(windows: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """A model that was trained with a first token (BOS) sees it in every window."""
+    first = tokenizer("", verbose=False)["input_ids"][:1]
+    if first and first[0] == tokenizer.bos_token_id and windows.numel():
+        windows = windows.clone()
+        windows[:, 0] = first[0]
+    return windows
+
+
+def _too_little(part: str, source: str, tokens: Tensor, samples: int, length: int) -> UserError:
+    available = len(tokens) // length
+    return UserError(
+        "too_little_text",
+        f"{part} asks for {samples} windows of {length} tokens; {source} has {len(tokens)} tokens "
+        f"left for that, {available} windows",
+        param=f"{part}.samples",
+        value=samples,
+        legal={"at_most": available},
+    )

@@ -1,0 +1,157 @@
+"""Every knob of the algorithm, written once.
+
+These models are at the same time the request schema of the service, its OpenAPI text and
+the help of the command line. A field that is `None` is resolved by `apiq_core.resolve`
+for the model at hand, before any work starts.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Bits = Literal[2, 3, 4, 8]
+Method = Literal["apiq-bw", "apiq-lw", "rtn"]
+Recipe = Literal["paper", "fast", "closed-form"]
+Format = Literal["compressed-tensors"]
+
+# the recipes of each method, the default first
+RECIPES: dict[Method, tuple[Recipe, ...]] = {
+    "apiq-bw": ("fast", "paper"),
+    "apiq-lw": ("closed-form",),
+    "rtn": (),
+}
+
+GROUP_SIZES = (32, 64, 128)
+PER_CHANNEL = -1
+SOURCE_PATTERN = r"^(wikitext2|builtin|dataset:ds_[0-9a-f-]{32,36})$"
+
+
+_ID_PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+MODEL_ID = re.compile(rf"{_ID_PART}(/{_ID_PART})?")
+LEGAL_MODEL_ID = (
+    "`name` or `org/name`: ASCII letters, digits, `_`, `-` and single `.`, "
+    "each part starting with a letter or digit, at most 96 characters a part"
+)
+
+
+def is_model_id(text: str) -> bool:
+    """Whether `text` can name a model; what can not never reaches a path or a URL."""
+    return MODEL_ID.fullmatch(text) is not None and ".." not in text
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, strict=True)
+
+
+class Calibration(_Strict):
+    """The text whose activations the quantized model must keep."""
+
+    source: Annotated[str, Field(pattern=SOURCE_PATTERN)] | None = Field(
+        None,
+        description="`wikitext2` (from the hub; the paper's), `builtin` (always there), or "
+        "`dataset:ds_...` (uploaded). Default: wikitext2 if the hub answers, else builtin.",
+    )
+    samples: int = Field(
+        64, ge=1, le=8192, description="Number of token windows that are calibrated on."
+    )
+    length: int = Field(256, ge=8, le=32768, description="Tokens of each window.")
+    held_out: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="Further windows that nothing is trained on; they pick the best state.",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Which windows of the text are drawn.")
+
+
+class Evaluation(_Strict):
+    """The text on which perplexity and KL are measured; never calibrated on."""
+
+    source: Annotated[str, Field(pattern=SOURCE_PATTERN)] | None = Field(
+        None,
+        description="As `calibration.source`. Default: a part of the calibration text that was "
+        "set aside (in-domain; the report says so).",
+    )
+    samples: int = Field(
+        16, ge=0, le=1024, description="Number of token windows; 0 skips the evaluation."
+    )
+    length: int = Field(512, ge=8, le=32768, description="Tokens of each window.")
+
+
+class Training(_Strict):
+    """The gradient phase of `apiq-bw`. Defaults depend on the recipe."""
+
+    epochs: int | None = Field(
+        None, ge=0, le=100, description="Passes over the calibration windows. paper: 20, fast: 2."
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=256, description="Windows a step. paper: 1, fast: 4."
+    )
+    lr_quantizer: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Learning rate of the quantizer's parameters. "
+        "paper: 5e-3 (clipping logits), fast: 3e-3 (scales, relative).",
+    )
+    lr_adapter: float | None = Field(
+        None, ge=0, le=1, description="Learning rate of A and B. paper: 5e-4, fast: 3e-3."
+    )
+    weight_decay: float | None = Field(
+        None, ge=0, le=1, description="AdamW's weight decay. paper: 0.1, fast: 0."
+    )
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """How one linear layer is stored."""
+
+    bits: int
+    group_size: int  # -1: one group per output channel
+    rank: int  # of its adapter; 0: none
+
+
+class QuantizeConfig(_Strict):
+    """How to quantize a model."""
+
+    bits: Bits = Field(description="Bits of a quantized weight: 2, 3, 4 or 8.", examples=[2])
+    group_size: Literal[32, 64, 128, -1] | None = Field(
+        None,
+        description="Input channels that share a scale and a zero point: 32, 64, 128, or -1 for "
+        "one group per output channel. Default: the first of 64, 32, -1 that divides every layer.",
+    )
+    method: Method = Field(
+        "apiq-bw",
+        description="`apiq-bw` block-wise ApiQ, `apiq-lw` layer-wise ApiQ, `rtn` plain "
+        "round-to-nearest without adapter (a baseline).",
+    )
+    recipe: Recipe | None = Field(
+        None,
+        description="`apiq-bw`: `fast` (default: closed-form start, then a short gradient phase) "
+        "or `paper` (the paper's optimiser). `apiq-lw`: `closed-form`.",
+    )
+    rank: int | None = Field(
+        None,
+        ge=0,
+        le=512,
+        description="Rank of the LoRA adapter; 0 for none. Default: the largest power of two up to "
+        "64 whose fp16 adapter costs at most 0.4 bits per quantized weight.",
+    )
+    formats: list[Format] = Field(
+        ["compressed-tensors"],
+        min_length=1,
+        max_length=1,
+        description="Checkpoint formats to publish; the first is `model/`.",
+    )
+    calibration: Calibration = Field(default_factory=Calibration)  # type: ignore[arg-type]
+    evaluation: Evaluation = Field(default_factory=Evaluation)  # type: ignore[arg-type]
+    training: Training = Field(default_factory=Training)  # type: ignore[arg-type]
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the windows.")
+
+    def layer_spec(self) -> LayerSpec:
+        """Of every linear layer of every block; for a config that `resolve` has filled in."""
+        if self.group_size is None or self.rank is None:
+            raise ValueError("the config is not resolved")
+        return LayerSpec(self.bits, self.group_size, self.rank)

@@ -1,0 +1,38 @@
+"""Where the work runs and in which dtype. The GPU path is written but was not run on a GPU yet."""
+
+import torch
+
+from apiq_core.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes the first GPU if there is one. Raises `UserError` for a device that is not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            "illegal_device", f"{name!r} is no device", param="device", legal="auto, cpu, cuda[:n]"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("illegal_device", "there is no GPU here", param="device", value=name)
+    return device
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on a GPU; fp32 on a CPU, where bf16 alone moves the logits of a small model."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def matmul_dtype(device: torch.device) -> torch.dtype:
+    """Of the matrix products inside blocks while quantizing: bf16 where there is hardware for it.
+
+    Everything between the products - residual stream, norms, losses, Gram sums - stays in
+    `compute_dtype`, and what is reported is measured in `compute_dtype` throughout.
+    """
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        return torch.bfloat16 if fast else compute_dtype(device)
+    return compute_dtype(device)

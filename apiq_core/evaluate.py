@@ -1,0 +1,116 @@
+"""Perplexity and KL of the packed model, streamed block by block.
+
+Four networks run side by side on the same tokens: full precision, plain RTN at the same bits and
+group size, the quantized weights alone, and with their adapter - the last two read back from the
+files that were written.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from apiq_core.artifact import Artifact, without_adapter
+from apiq_core.block import QuantizedLayer, student_weights
+from apiq_core.checkpoint import Checkpoint
+from apiq_core.lowrank import no_adapter
+from apiq_core.meter import Meter
+from apiq_core.quantizer import round_to_nearest
+from apiq_core.skeleton import Skeleton, Weights, run_block
+from apiq_core.stream import BATCH_TOKENS
+
+FULL_PRECISION = "full_precision"
+NETWORKS = (FULL_PRECISION, "rtn", "quantized", "quantized_with_adapter")
+LOGIT_TOKENS = 512  # the head runs on so many tokens at a time: logits are wide
+
+
+@dataclass
+class Scores:
+    """By network; KL is the mean of KL(full precision || network) per token, in nats."""
+
+    perplexity: dict[str, float]
+    kl: dict[str, float]
+
+
+def part_count(tokens: Tensor) -> int:
+    """In how many parts `tokens` (windows, length) are scored."""
+    return -(-tokens[:, 1:].numel() // LOGIT_TOKENS)
+
+
+@torch.no_grad()
+def evaluate(
+    skeleton: Skeleton,
+    source: Checkpoint,
+    artifact: Artifact,
+    tokens: Tensor,
+    meter: Meter,
+    check_stop: Callable[[], None],
+) -> Scores:
+    """Score `tokens` (windows, length)."""
+    hidden, calls = skeleton.embed(source, tokens)
+    streams = {network: hidden.clone() for network in NETWORKS}
+    step = max(1, BATCH_TOKENS // tokens.shape[1])
+    for index, module in enumerate(skeleton.blocks):
+        check_stop()
+        teacher = skeleton.load_block(source, index)
+        for network, weights in _weights_by_network(artifact, teacher, index).items():
+            for batch in streams[network].split(step):
+                out = run_block(module, weights, batch.to(skeleton.device), calls[index])
+                batch.copy_(out)  # a view: moves the stream on in place
+        meter.block_evaluated()
+    return _score(skeleton, source, streams, tokens, meter, check_stop)
+
+
+def _weights_by_network(artifact: Artifact, teacher: Weights, index: int) -> dict[str, Weights]:
+    layers = artifact.read_block(index)
+    rtn = {}
+    for name in layers:
+        weight = teacher[f"{name}.weight"].float()
+        rounded = round_to_nearest(weight, artifact.spec.bits, artifact.spec.group_size)
+        rtn[name] = QuantizedLayer(rounded, no_adapter(weight))
+    return {
+        FULL_PRECISION: teacher,
+        "rtn": student_weights(teacher, rtn),
+        "quantized": student_weights(teacher, without_adapter(layers)),
+        "quantized_with_adapter": student_weights(teacher, layers),
+    }
+
+
+def _score(
+    skeleton: Skeleton,
+    source: Checkpoint,
+    streams: dict[str, Tensor],
+    tokens: Tensor,
+    meter: Meter,
+    check_stop: Callable[[], None],
+) -> Scores:
+    head = skeleton.head(source)
+    negative_log_likelihood = dict.fromkeys(NETWORKS, 0.0)
+    kl = dict.fromkeys(NETWORKS, 0.0)
+    targets = tokens[:, 1:].flatten()  # (T)
+    states = {network: stream[:, :-1].flatten(0, 1) for network, stream in streams.items()}
+    for first in range(0, len(targets), LOGIT_TOKENS):
+        check_stop()
+        part = slice(first, first + LOGIT_TOKENS)
+        labels = targets[part].to(skeleton.device)
+        reference: Tensor | None = None
+        for network in NETWORKS:
+            logits = head.logits(states[network][part].to(skeleton.device))
+            log_p = log_softmax(logits, dim=-1)
+            reference = log_p if reference is None else reference
+            negative_log_likelihood[network] += float(
+                cross_entropy(logits, labels, reduction="sum")
+            )
+            kl[network] += float(kl_div(log_p, reference, reduction="sum", log_target=True))
+        meter.part_scored()
+    return Scores(
+        perplexity={k: _exp(v / len(targets)) for k, v in negative_log_likelihood.items()},
+        kl={k: v / len(targets) for k, v in kl.items() if k != FULL_PRECISION},
+    )
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))  # exp(710) overflows a double

@@ -1,0 +1,57 @@
+"""The sums over tokens through which the layer-wise objective sees the data.
+
+H = Xq^T Xq    and    K = Xq^T X,    both (I, I), a mean over tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apiq_core.block import Block
+from apiq_core.skeleton import Weights, layer_inputs
+
+DAMPING = 1e-2  # lambda, relative to H's mean diagonal
+
+
+@dataclass
+class Grams:
+    h: Tensor  # (I, I), damped
+    k_minus_h: Tensor  # (I, I), of the undamped sums
+
+    def target(self, weight: Tensor, strength: float) -> Tensor:
+        """W' = W + a W (K - H)^T H'^-1: what Xq must be multiplied with to give X W^T.
+
+        `weight` (O, I); `strength` a in 0 .. 1 guards against over-fitting few tokens. The form
+        H'^-1 K W would let the damping pull the target to zero.
+        """
+        shift = torch.cholesky_solve(self.k_minus_h @ weight.T, torch.linalg.cholesky(self.h))
+        return weight + strength * shift.T
+
+
+@torch.no_grad()
+def accumulate(block: Block, student: Weights, name: str) -> Grams:
+    """Sum H and K over the training windows at the input of layer `name`."""
+    stream = block.stream
+    d_in = block.teacher[f"{name}.weight"].shape[1]
+    h = torch.zeros(d_in, d_in, device=stream.device)
+    k = torch.zeros_like(h)
+    tokens = 0
+    for batch in stream.batches("train"):
+        x, xq = stream.load(stream.x[batch]), stream.load(stream.xq[batch])
+        inputs = _input(block, block.teacher, name, x)
+        inputs_q = _input(block, student, name, xq)
+        h.addmm_(inputs_q.T, inputs_q)
+        k.addmm_(inputs_q.T, inputs)
+        tokens += len(inputs)
+    h /= tokens
+    k /= tokens
+    k_minus_h = k - h
+    h.diagonal().add_(DAMPING * h.diagonal().mean().clamp(min=1e-8))
+    return Grams(h, k_minus_h)
+
+
+def _input(block: Block, weights: Weights, name: str, hidden: Tensor) -> Tensor:
+    """What layer `name` receives, (tokens, I)."""
+    inputs = layer_inputs(block.module, weights, hidden, block.call, until=name)
+    return inputs[name].flatten(0, -2).float()

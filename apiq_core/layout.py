@@ -1,0 +1,12 @@
+"""Where a run keeps its finished blocks. Torch-free: the service moves these files too."""
+
+from pathlib import Path
+
+
+def blocks_dir(out_dir: Path) -> Path:
+    return out_dir / "blocks"
+
+
+def block_file(out_dir: Path, index: int) -> Path:
+    """Everything that is known of one finished block: tensors, report, identity."""
+    return blocks_dir(out_dir) / f"{index:05d}.safetensors"

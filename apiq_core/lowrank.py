@@ -1,0 +1,79 @@
+"""The best adapter for a given Q: exact low rank in the metric of the activations.
+
+docs/explanation/method.md (QERA-exact and CLoQ are the same formula for X = Xq): with S^T S = H and
+U Sigma V^T = SVD(S (W' - Q)^T), the loss ||Xq (W' - Q - B A)^T||^2 is least at
+A = Sigma_r^(1/2) U_r^T S^-T and B = V_r Sigma_r^(1/2).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ADAPTER_DTYPE = torch.float16
+SUBSPACE_ITERATIONS = 8
+
+
+@dataclass
+class LowRank:
+    """LoRA factors as PEFT stores them, with scaling 1 (lora_alpha = r): W = Q + B A."""
+
+    a: Tensor  # (R, I), lora_A.weight
+    b: Tensor  # (O, R), lora_B.weight
+
+    def product(self) -> Tensor:
+        return self.b @ self.a
+
+    def stored(self) -> "LowRank":
+        """The factors as the artifact holds them."""
+        return LowRank(self.a.to(ADAPTER_DTYPE), self.b.to(ADAPTER_DTYPE))
+
+    def to(self, dtype: torch.dtype) -> "LowRank":
+        return LowRank(self.a.to(dtype), self.b.to(dtype))
+
+
+def no_adapter(weight: Tensor) -> LowRank:
+    """Factors of rank 0 for a layer of `weight` (O, I)."""
+    d_out, d_in = weight.shape
+    return LowRank(weight.new_zeros(0, d_in), weight.new_zeros(d_out, 0))
+
+
+def exact_low_rank(difference: Tensor, gram: Tensor, rank: int) -> LowRank:
+    """Factors of `rank` for `difference` = W' - Q (O, I) under the damped `gram` H (I, I)."""
+    d_out, d_in = difference.shape
+    if rank == 0:
+        return no_adapter(difference)
+    if d_out <= d_in:  # M = S D^T (I, O); M^T M = D H D^T has the smaller side
+        right = _top_eigenvectors(difference @ gram @ difference.T, rank)  # V_r (O, R)
+        a, b = right.T @ difference, right  # S^-1 M V_r = D^T V_r: no solve is needed
+    else:
+        lower = torch.linalg.cholesky(gram)  # H = L L^T, so S = L^T
+        transformed = difference @ lower  # M^T (O, I)
+        left = _top_eigenvectors(transformed.T @ transformed, rank)  # U_r (I, R)
+        a = torch.linalg.solve_triangular(lower.T, left, upper=True).T  # (S^-1 U_r)^T
+        b = transformed @ left  # V_r Sigma_r
+    return _balance(a, b)
+
+
+def _top_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
+    """Orthonormal (n, rank); by subspace iteration where that is much less than all of them."""
+    subspace = 2 * rank + 8
+    if subspace > symmetric.shape[0] // 4:
+        vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
+        return vectors[:, -rank:].flip(1)
+    generator = torch.Generator(symmetric.device).manual_seed(0)
+    basis: Tensor = torch.randn(
+        symmetric.shape[0], subspace, generator=generator, device=symmetric.device
+    )
+    for _ in range(SUBSPACE_ITERATIONS):
+        basis = torch.linalg.qr(symmetric @ basis).Q
+    inner: Tensor = torch.linalg.eigh(basis.T @ symmetric @ basis).eigenvectors
+    return basis @ inner[:, -rank:].flip(1)
+
+
+def _balance(a: Tensor, b: Tensor) -> LowRank:
+    """Give both factors of each component the same norm, so that neither overflows in fp16."""
+    norm_a = a.norm(dim=1).clamp(min=torch.finfo(a.dtype).tiny)  # (R)
+    norm_b = b.norm(dim=0).clamp(min=torch.finfo(b.dtype).tiny)
+    ratio = (norm_b / norm_a).sqrt()
+    return LowRank(a * ratio.unsqueeze(1), b / ratio)

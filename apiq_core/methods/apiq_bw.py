@@ -1,0 +1,35 @@
+"""ApiQ-bw: argmin ||F(W, X) - F(Q, A, B, Xq)|| per block (eq. 5).
+
+`paper` starts at plain RTN with B = 0 and trains clipping and adapter for many epochs; `fast`
+starts at the closed form of ApiQ-lw and trains scales and adapter for a few.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import mse_loss
+
+from apiq_core.block import Block, BlockResult
+from apiq_core.clipping_student import ClippingStudent
+from apiq_core.config import QuantizeConfig
+from apiq_core.optimise import Recipe, Student, relative_distance, train_block
+from apiq_core.scale_student import ScaleStudent
+from apiq_core.warm_start import closed_form
+
+PAPER = Recipe(same_input=True, shuffle=False, cosine=False, distance=mse_loss)
+FAST = Recipe(same_input=False, shuffle=True, cosine=True, distance=relative_distance)
+
+
+def quantize_block(
+    block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
+) -> BlockResult:
+    seed = config.seed + block.index  # per block, so that a resumed run draws the same
+    spec = config.layer_spec()
+    student: Student
+    if config.recipe == "paper":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            student, recipe = ClippingStudent(block, spec), PAPER
+    else:
+        student, recipe = ScaleStudent(closed_form(block, spec, check_stop)), FAST
+    return train_block(block, student, config.training, recipe, seed=seed, check_stop=check_stop)

@@ -1,0 +1,125 @@
+"""`README.md` of an artifact: what it is, how good it is, and the lines that load it."""
+
+import re
+from html import escape
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from apiq_core.report_text import calibrated_on, has_adapter, how, measured_on, networks, size
+
+# the versions that reading was tested with; compressed-tensors packs 3 bits differently elsewhere
+READERS = "transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0"
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+VLLM_BITS = 4  # what vLLM loads without further kernels
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
+
+
+def model_card(report: dict[str, Any]) -> str:
+    """The card for a `Report.model_dump(mode="json")`."""
+    parts = [
+        f"---\n{_front_matter(report)}\n---",
+        f"# {_plain(report['model'])} at {report['config']['bits']} bits",
+        _what_it_is(report),
+        "## Results",
+        _results(report),
+        "## Load it",
+        _load(report),
+    ]
+    if report["config"]["bits"] == VLLM_BITS:
+        parts += ["With vLLM:", _code("sh", _vllm(report))]
+    if has_adapter(report):
+        parts += [
+            "Keep the adapter apart. Merging it into the weights and rounding again loses it: at 2 "
+            "bits the rounding step is larger than the correction.",
+        ]
+    if report["warnings"]:
+        parts += ["## Warnings", "\n".join(f"- {_plain(text)}" for text in report["warnings"])]
+    parts += [
+        "## Licence",
+        "That of the base model: these files are derived from it, and its terms hold for them.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(report: dict[str, Any]) -> str:
+    model, bits = str(report["model"]), report["config"]["bits"]
+    named = HUB_ID.fullmatch(model) is not None  # hubs refuse cards that name anything else
+    data = ModelCardData(
+        base_model=model if named else None,
+        base_model_relation="quantized" if named else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["apiq", report["config"]["method"], "compressed-tensors", f"{bits}-bit"],
+    )
+    return str(data.to_yaml())
+
+
+def _what_it_is(report: dict[str, Any]) -> str:
+    stored = report["bytes"]
+    files = f"`model/` ({size(stored.get('model', 0))}) holds packed integer weights"
+    if has_adapter(report):
+        files += (
+            f", `adapter/` ({size(stored.get('adapter', 0))}) a PEFT adapter that corrects what "
+            "rounding lost; use them together"
+        )
+    return (
+        f"Quantized from {_plain(report['model'])}: {how(report)}. {files}. "
+        "`report.html` and `report.json` have every figure."
+    )
+
+
+def _results(report: dict[str, Any]) -> str:
+    lines = [
+        "| | perplexity | KL to full precision (nats per token) | bits per weight | files |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {x.name} | {x.perplexity} | {x.kl} | {x.bits_per_weight} | {x.stored} |"
+        for x in networks(report)
+    ]
+    texts = f"{_plain(measured_on(report))} {_plain(calibrated_on(report))}"
+    return "\n".join(lines) + f"\n\n{texts}"
+
+
+def _load(report: dict[str, Any]) -> str:
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained("model")',
+        'tokenizer = AutoTokenizer.from_pretrained("model")',
+        'inputs = tokenizer("The capital of France is", return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))",
+    ]
+    if has_adapter(report):
+        lines.insert(0, "from peft import PeftModel")
+        lines.insert(4, 'model = PeftModel.from_pretrained(model, "adapter")')
+    return "\n\n".join(
+        [
+            _code("sh", f"pip install torch {READERS}"),
+            _code("python", "\n".join(lines)),
+            "transformers unpacks the weights as it loads them: the files are small, the model in "
+            "memory is as large as the original.",
+        ]
+    )
+
+
+def _vllm(report: dict[str, Any]) -> str:
+    if not has_adapter(report):
+        return "vllm serve ./model"
+    rank = next(rank for rank in VLLM_RANKS if rank >= report["config"]["rank"])
+    return (
+        f"vllm serve ./model --enable-lora --max-lora-rank {rank} --lora-modules apiq=./adapter\n"
+        'curl localhost:8000/v1/completions -H "Content-Type: application/json" \\\n'
+        """  -d '{"model": "apiq", "prompt": "The capital of France is", "max_tokens": 20}'"""
+    )
+
+
+def _code(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```"
+
+
+def _plain(text: Any) -> str:
+    """On one line, and without meaning to Markdown or HTML."""
+    line = escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)

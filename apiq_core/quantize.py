@@ -1,0 +1,124 @@
+"""ApiQ, the whole method on one page (arXiv 2402.05147, sections 4 and 5).
+
+Block by block: load it, see what it should put out, quantize its weights and fit its adapter so
+that it still does, write it down, and send both networks' activations on to the next block -
+ours through the block as it was written, so that later blocks correct what earlier ones lost.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from apiq_core.artifact import Artifact
+from apiq_core.block import Block, student_weights
+from apiq_core.calibration import draw_windows, load_tokenizer
+from apiq_core.checkpoint import Checkpoint, write_text
+from apiq_core.config import QuantizeConfig
+from apiq_core.device import compute_dtype, matmul_dtype, pick_device
+from apiq_core.errors import Stopped
+from apiq_core.evaluate import evaluate, part_count
+from apiq_core.events import OnEvent, ShouldStop
+from apiq_core.identity import identify
+from apiq_core.inspect import inspect_model
+from apiq_core.layer_errors import layer_errors
+from apiq_core.meter import Meter
+from apiq_core.methods import METHODS
+from apiq_core.model_card import model_card
+from apiq_core.report import BlockReport, Report
+from apiq_core.report_html import report_html
+from apiq_core.resolve import resolve
+from apiq_core.resume import take_over, to_metadata
+from apiq_core.skeleton import Skeleton, input_groups
+from apiq_core.stream import Stream
+
+
+def quantize(
+    model_dir: Path,
+    out_dir: Path,
+    config: QuantizeConfig,
+    *,
+    on_event: OnEvent = lambda event: None,
+    should_stop: ShouldStop = lambda: False,
+    texts: Mapping[str, Path] | None = None,
+    device: str = "auto",
+    model_name: str | None = None,
+) -> Report:
+    """Quantize the checkpoint in `model_dir`; leaves model/, adapter/ and reports in `out_dir`.
+
+    Blocks that an interrupted run of the same identity left in `out_dir` are taken over.
+
+    `texts` names a UTF-8 file for every text source but `builtin`. `should_stop` is asked
+    between steps; true raises `Stopped`. `device` is `auto`, `cpu` or `cuda[:n]`.
+    Raises `UserError` for input that cannot be quantized, `InfraError` for a full disk.
+    """
+
+    def check_stop() -> None:
+        if should_stop():
+            raise Stopped
+
+    facts = inspect_model(model_dir)
+    config = resolve(config, facts)
+    target = pick_device(device)
+    scored = config.evaluation.samples > 0
+    meter = Meter(on_event, target)
+    report = Report.begin(config, facts, model_name or model_dir.name, target)
+    out_dir.mkdir(parents=True, exist_ok=True)
+
+    with Checkpoint(model_dir) as source:
+        with meter.phase("calibrating"):
+            windows = draw_windows(load_tokenizer(model_dir), config, texts or {})
+            report.describe_texts(windows)
+            skeleton = Skeleton(model_dir, target, compute_dtype(target), matmul_dtype(target))
+            artifact = Artifact(out_dir, skeleton, config)
+            tokens = torch.cat([windows.train, windows.held_out])
+            identity = identify(model_dir, windows, config, skeleton)
+            earlier = take_over(out_dir, identity, on_event)
+            hidden, calls = skeleton.embed(source, tokens)
+            stream = Stream.start(hidden, len(windows.train), target)
+
+        with meter.phase("quantizing"):
+            meter.expect(
+                earlier=[block.seconds for block in earlier],
+                quantize=facts.block_count - len(earlier),
+                evaluate=facts.block_count if scored else 0,
+                score=part_count(windows.evaluation) if scored else 0,
+            )
+            for index, module in enumerate(skeleton.blocks):
+                check_stop()
+                teacher = skeleton.load_block(source, index)
+                stream.teach(module, teacher, calls[index])
+                is_new = index >= len(earlier)
+                if not is_new:
+                    figures = earlier[index]
+                else:
+                    first_window = stream.load(stream.x[:1])
+                    groups = input_groups(module, teacher, first_window, calls[index])
+                    block = Block(index, module, teacher, calls[index], groups, stream)
+                    result = METHODS[config.method](block, config, check_stop)
+                    figures = BlockReport.of(block, layer_errors(block, result.layers), result)
+                    figures.seconds = meter.lap_s()
+                    metadata = to_metadata(figures, identity)
+                    artifact.write_block(index, teacher, source, result.layers, metadata)
+                student = student_weights(teacher, artifact.read_block(index))
+                figures.error = stream.advance(module, student, calls[index])
+                report.blocks.append(figures)
+                if is_new:
+                    meter.block_quantized(index, figures.error, figures.warning)
+                else:
+                    meter.block_retraced()
+
+        if scored:
+            with meter.phase("evaluating"):
+                exact = Skeleton(model_dir, target, compute_dtype(target))
+                tokens = windows.evaluation
+                report.add_scores(evaluate(exact, source, artifact, tokens, meter, check_stop))
+
+        with meter.phase("packaging"):
+            artifact.finish(model_dir, source)
+
+    report.close(meter, out_dir)
+    write_text(out_dir / "report.json", report.model_dump_json(indent=1) + "\n")
+    write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
+    write_text(out_dir / "README.md", model_card(report.model_dump(mode="json")))
+    return report

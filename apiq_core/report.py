@@ -1,0 +1,196 @@
+"""The figures of a run, `report.json`; `docs/reference/report.md` explains each name."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import transformers
+from pydantic import BaseModel
+
+from apiq_core import __version__
+from apiq_core.block import Block, BlockResult
+from apiq_core.calibration import Windows
+from apiq_core.config import QuantizeConfig
+from apiq_core.device import matmul_dtype
+from apiq_core.evaluate import Scores
+from apiq_core.inspect import ModelFacts
+from apiq_core.layer_errors import LayerError
+from apiq_core.meter import Meter
+
+MAX_LISTED_TOKENS = 65_536
+
+
+class LayerReport(BaseModel):
+    name: str
+    d_in: int
+    d_out: int
+    output_error: float  # ||X W^T - Xq (Q + B A)^T||^2 / ||X W^T||^2 on held-out windows
+    weight_error: float  # ||W - (Q + B A)||^2 / ||W||^2
+
+
+class BlockReport(BaseModel):
+    index: int
+    error: float = 0.0  # ||F(X) - Fq(Xq)||^2 / ||F(X)||^2 on held-out windows
+    seconds: float = 0.0  # in the run that quantized it
+    train_loss: list[float]  # per epoch of the gradient phase
+    held_out_loss: list[float]  # before it, then per epoch; the smallest was kept
+    warning: str | None = None
+    layers: list[LayerReport]
+
+    @classmethod
+    def of(cls, block: Block, errors: dict[str, LayerError], result: BlockResult) -> Self:
+        """Error and seconds are known later, when the block as it was written has been run."""
+        shapes = {name: weight.shape for name, weight in block.linear_weights.items()}
+        return cls(
+            index=block.index,
+            train_loss=result.train_loss,
+            held_out_loss=result.held_out_loss,
+            warning=result.warning,
+            layers=[
+                LayerReport(
+                    name=name,
+                    d_in=d_in,
+                    d_out=d_out,
+                    output_error=errors[name].output,
+                    weight_error=errors[name].weight,
+                )
+                for name, (d_out, d_in) in shapes.items()
+            ],
+        )
+
+
+class ScoredText(BaseModel):
+    """On what perplexity and KL were measured."""
+
+    source: str
+    windows: int
+    length: int
+    tokens: int
+    in_domain: bool  # true: another part of the text that was calibrated on
+    token_ids: list[list[int]] | None  # the windows themselves, unless there are very many
+
+
+class CalibratedText(BaseModel):
+    source: str
+    train_windows: int
+    held_out_windows: int
+    length: int
+    tokens: int  # of the training windows
+
+
+class BitsPerWeight(BaseModel):
+    """Stored bits for each quantized weight."""
+
+    weights: float  # codes, scales and zero points
+    adapter: float
+    total: float
+
+
+class Report(BaseModel):
+    model: str
+    model_type: str
+    parameter_count: int
+    quantized_weight_count: int
+    config: QuantizeConfig
+    calibration: CalibratedText | None = None
+    evaluation: ScoredText | None = None
+    perplexity: dict[str, float] | None = None
+    kl: dict[str, float] | None = None  # nats per token
+    bits_per_weight: BitsPerWeight
+    bytes: dict[str, int]
+    seconds: dict[str, float] = {}
+    peak_memory_bytes: dict[str, int] = {}
+    blocks: list[BlockReport] = []
+    warnings: list[str] = []
+    device: str
+    matmul_dtype: str  # of the products inside blocks while quantizing
+    versions: dict[str, str]
+
+    @classmethod
+    def begin(
+        cls, config: QuantizeConfig, facts: ModelFacts, model: str, device: torch.device
+    ) -> Self:
+        return cls(
+            model=model,
+            model_type=facts.model_type,
+            parameter_count=facts.parameter_count,
+            quantized_weight_count=facts.quantized_weight_count,
+            config=config,
+            bits_per_weight=bits_per_weight(config, facts),
+            bytes={"source": facts.size_bytes},
+            device=str(device),
+            matmul_dtype=str(matmul_dtype(device)).removeprefix("torch."),
+            versions={
+                "apiq_core": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+            },
+        )
+
+    def describe_texts(self, windows: Windows) -> None:
+        calibration, evaluation = self.config.calibration, self.config.evaluation
+        source = calibration.source or "builtin"
+        self.calibration = CalibratedText(
+            source=source,
+            train_windows=len(windows.train),
+            held_out_windows=len(windows.held_out),
+            length=calibration.length,
+            tokens=windows.train.numel(),
+        )
+        if evaluation.samples:
+            listed = windows.evaluation.numel() <= MAX_LISTED_TOKENS
+            self.evaluation = ScoredText(
+                source=evaluation.source or source,
+                windows=evaluation.samples,
+                length=evaluation.length,
+                tokens=windows.evaluation.numel(),
+                in_domain=windows.in_domain,
+                token_ids=windows.evaluation.tolist() if listed else None,
+            )
+
+    def add_scores(self, scores: Scores) -> None:
+        self.perplexity, self.kl = scores.perplexity, scores.kl
+
+    def close(self, meter: Meter, out_dir: Path) -> None:
+        """Take over what the run measured of itself and of its files."""
+        self.seconds = meter.seconds | {"total": round(sum(meter.seconds.values()), 3)}
+        self.peak_memory_bytes = meter.peak_memory_bytes
+        self.warnings = [block.warning for block in self.blocks if block.warning]
+        for name in ("model", "adapter"):
+            files = (out_dir / name).glob("*") if (out_dir / name).is_dir() else ()
+            self.bytes[name] = sum(file.stat().st_size for file in files)
+
+    def headline(self) -> dict[str, Any]:
+        """What a job shows of it: everything but the blocks, the texts and the config.
+
+        Strict JSON: a figure that is not finite is None.
+        """
+        shown = {
+            "perplexity",
+            "kl",
+            "bits_per_weight",
+            "bytes",
+            "seconds",
+            "peak_memory_bytes",
+            "warnings",
+        }
+        content: dict[str, Any] = json.loads(self.model_dump_json(include=shown))
+        return content
+
+
+def bits_per_weight(config: QuantizeConfig, facts: ModelFacts) -> BitsPerWeight:
+    """Codes, fp16 scales and b-bit zero points; adapters in fp16."""
+    spec = config.layer_spec()
+    weights = groups = factors = 0
+    for layer in facts.linears:
+        weights += layer.d_in * layer.d_out
+        groups += layer.d_out * (layer.d_in // spec.group_size if spec.group_size > 0 else 1)
+        factors += spec.rank * (layer.d_in + layer.d_out)
+    quantized = spec.bits + groups * (16 + spec.bits) / weights
+    adapter = 16 * factors / weights
+    return BitsPerWeight(
+        weights=round(quantized, 4), adapter=round(adapter, 4), total=round(quantized + adapter, 4)
+    )

@@ -1,0 +1,261 @@
+"""`report.html`: the figures of a run on one page that needs nothing beside itself.
+
+No script and no network, which its own content security policy states. Everything a user can
+name (models, layers, texts) goes through `markup.tag`, which escapes it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from apiq_core.markup import Html, join, tag
+from apiq_core.report_charts import block_errors, layer_errors, loss_curves, shares
+from apiq_core.report_parts import facts, legend, note, row, section, swatch, table
+from apiq_core.report_style import STYLE
+from apiq_core.report_text import (
+    ABSENT,
+    calibrated_on,
+    duration,
+    finite,
+    has_adapter,
+    how,
+    measured_on,
+    networks,
+    number,
+    size,
+)
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def report_html(report: dict[str, Any]) -> str:
+    """The page for a `Report.model_dump(mode="json")`."""
+    title = f"{report['model']} at {report['config']['bits']} bits"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("title", title),
+        tag("style", Html(STYLE)),
+    )
+    body = tag(
+        "body",
+        tag("h1", title),
+        note(how(report)),
+        _tiles(report),
+        _warnings(report["warnings"]),
+        _results(report),
+        _where_bits_went(report),
+        _errors(report["blocks"]),
+        _losses(report),
+        _time_and_memory(report),
+        section("Settings", facts(_flat(report["config"]))),
+        section("Made with", facts(_made_with(report))),
+    )
+    return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
+
+
+def _tiles(report: dict[str, Any]) -> Html:
+    rows, bits, stored = networks(report), report["bits_per_weight"], report["bytes"]
+    made, full, rounded = rows[-1], rows[0], rows[1]
+    baseline = report["config"]["method"] != "rtn"
+    tiles = []
+    if report.get("perplexity"):
+        beside = f"; rounding {rounded.perplexity}" if baseline else ""
+        tiles.append(("Perplexity", made.perplexity, f"full precision {full.perplexity}{beside}"))
+    if report.get("kl"):
+        beside = f"; rounding {rounded.kl}" if baseline else ""
+        tiles.append(("KL to full precision", made.kl, f"nats per token{beside}"))
+    split = f"weights {bits['weights']:.2f} + adapter {bits['adapter']:.2f}"
+    split = split if has_adapter(report) else "no adapter"
+    tiles.append(("Bits per weight", made.bits_per_weight, split))
+    tiles.append(("Files", made.stored, f"full precision {size(stored['source'])}"))
+    cells = (
+        tag("div", tag("dt", name), tag("dd", figure, class_="figure"), tag("dd", x, class_="note"))
+        for name, figure, x in tiles
+    )
+    return tag("dl", *cells, class_="tiles")
+
+
+def _warnings(warnings: Sequence[str]) -> Html:
+    if not warnings:
+        return Html()
+    items = tag("ul", *(tag("li", warning) for warning in warnings))
+    return tag("div", tag("b", f"Warnings ({len(warnings)})"), items, class_="warnings")
+
+
+def _results(report: dict[str, Any]) -> Html:
+    rows = networks(report)
+    columns = ("", "perplexity", "× full", "KL, nats", "bits per weight", "files")  # noqa: RUF001
+    body = (
+        row(
+            (x.name, x.perplexity, x.ratio, x.kl, x.bits_per_weight, x.stored),
+            class_="ours" if x is rows[-1] else None,
+        )
+        for x in rows
+    )
+    return section(
+        "Results",
+        table(columns, body),
+        note(measured_on(report)),
+        note(calibrated_on(report)),
+    )
+
+
+def _where_bits_went(report: dict[str, Any]) -> Html:
+    bits, code = report["bits_per_weight"], report["config"]["bits"]
+    per_weight = [
+        ("a", "codes", code),
+        ("b", "scales and zero points", bits["weights"] - code),
+        ("c", "adapter", bits["adapter"]),
+    ]
+    stored, packed = report["bytes"], report["quantized_weight_count"] * bits["weights"] / 8
+    rest = max(0, stored.get("model", 0) - packed)
+    files = [
+        ("a", "quantized weights", packed),
+        ("b", "embeddings, norms, tokenizer", rest),
+        ("c", "adapter", stored.get("adapter", 0)),
+    ]
+    source = stored["source"]
+    return section(
+        "Where the bits went",
+        tag(
+            "p", f"Of the {bits['total']:.2f} bits stored for each quantized weight:", class_="note"
+        ),
+        _shares(per_weight, lambda amount: f"{amount:.2f}"),
+        note(f"Of the files; the full width is the {size(source)} of full precision:"),
+        _shares(files, size, whole=source),
+    )
+
+
+def _shares(
+    parts: list[tuple[str, str, float]], write: Callable[[float], str], whole: float | None = None
+) -> Html:
+    shown = [part for part in parts if part[2] > 0]
+    items = (join(swatch(kind), name, " ", tag("b", write(x))) for kind, name, x in shown)
+    return join(shares([(kind, x) for kind, _, x in shown], whole), legend(*items))
+
+
+def _errors(blocks: Sequence[dict[str, Any]]) -> Html:
+    if not blocks:
+        return Html()
+    return join(
+        section(
+            "Error of each block",
+            note(
+                "How far each block's output is from full precision's on held-out windows, "
+                "relative to its size (squared norms, log scale). Each block inherits the error "
+                "of those before it; the share falls where a block puts out a few huge values."
+            ),
+            block_errors(blocks),
+        ),
+        section(
+            "Error of each layer",
+            note(
+                "The same for the output of each linear layer. Deeper is larger, on a log scale; "
+                "a cell's tooltip has its numbers."
+            ),
+            layer_errors(blocks),
+            _layer_table(blocks),
+        ),
+    )
+
+
+def _layer_table(blocks: Sequence[dict[str, Any]]) -> Html:
+    """What the heat map says, for paper: median and worst block of each layer."""
+    by_name: dict[str, list[tuple[float, int, dict[str, Any]]]] = {}
+    for block in blocks:
+        for layer in block["layers"]:
+            error = finite(layer["output_error"])
+            order = float("inf") if error is None else error
+            by_name.setdefault(layer["name"], []).append((order, block["index"], layer))
+    rows = []
+    for name, cells in by_name.items():
+        cells.sort(key=lambda cell: cell[0])
+        median, worst = cells[(len(cells) - 1) // 2], cells[-1]
+        weight = sorted(finite(cell[2]["weight_error"]) or 0 for cell in cells)
+        shape = f"{worst[2]['d_in']} → {worst[2]['d_out']}"
+        rows.append(
+            row(
+                (
+                    name,
+                    shape,
+                    number(median[0]),
+                    f"{number(worst[0])} (block {worst[1]})",
+                    number(weight[(len(weight) - 1) // 2]),
+                )
+            )
+        )
+    columns = ("layer", "in → out", "median error", "worst", "median weight error")
+    return table(columns, rows)
+
+
+def _losses(report: dict[str, Any]) -> Html:
+    blocks = [block for block in report["blocks"] if block["train_loss"]]
+    if not blocks:
+        return Html()
+    return section(
+        "Gradient phase",
+        note(
+            "Loss per epoch of each block, relative to its own first value (grey line); all on one "
+            "scale. The number is the change of the held-out loss from the start to the kept state."
+        ),
+        legend(
+            join(swatch("a"), "held-out windows"),
+            join(swatch("b"), "training windows"),
+            Html("○ the state that was kept"),
+        ),
+        loss_curves(blocks),
+    )
+
+
+def _time_and_memory(report: dict[str, Any]) -> Html:
+    seconds, memory = report["seconds"], report["peak_memory_bytes"]
+    phases = [name for name in seconds if name != "total"]
+    longest = max([finite(seconds[name]) or 0 for name in phases], default=0)
+    largest = max([finite(value) or 0 for value in memory.values()], default=0)
+    rows = [
+        row(
+            (
+                name,
+                duration(seconds[name]),
+                shares([("a", finite(seconds[name]) or 0)], longest),
+                size(memory[name]) if name in memory else ABSENT,
+                shares([("b", finite(memory.get(name)) or 0)], largest),
+            )
+        )
+        for name in phases
+    ]
+    if "total" in seconds:
+        rows.append(
+            row(("in all", duration(seconds["total"]), "", size(largest), ""), class_="ours")
+        )
+    columns = ("phase", "time", "", "peak memory", "")
+    where = "by the process" if report["device"] == "cpu" else f"on {report['device']}"
+    return section(
+        "Time and memory",
+        table(columns, rows, barred=(2, 4)),
+        note(f"Memory: the most that was held {where} at once."),
+    )
+
+
+def _made_with(report: dict[str, Any]) -> dict[str, Any]:
+    counts = {
+        "model_type": report["model_type"],
+        "parameters": f"{report['parameter_count']:,}",
+        "of them quantized": f"{report['quantized_weight_count']:,}",
+        "blocks": len(report["blocks"]),
+        "device": report["device"],
+    }
+    return {**counts, **report["versions"]}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            flat[prefix + name] = ", ".join(value) if isinstance(value, list) else value
+    return flat

@@ -1,0 +1,151 @@
+"""Fill in a config's defaults for the model at hand, and refuse what does not fit it.
+
+Torch-free like `apiq_core.inspect`: the service does this before it accepts a job.
+"""
+
+from apiq_core.config import (
+    GROUP_SIZES,
+    PER_CHANNEL,
+    RECIPES,
+    Calibration,
+    Evaluation,
+    QuantizeConfig,
+    Training,
+)
+from apiq_core.errors import UserError
+from apiq_core.inspect import ModelFacts
+
+DEFAULT_GROUP_SIZES = (64, 32, PER_CHANNEL)
+MAX_DEFAULT_RANK = 64
+DEFAULT_ADAPTER_BITS = 0.4  # per quantized weight
+
+# what a gradient phase needs, by recipe
+TRAINING_DEFAULTS: dict[str, Training] = {
+    "paper": Training(
+        epochs=20, batch_size=1, lr_quantizer=5e-3, lr_adapter=5e-4, weight_decay=0.1
+    ),
+    "fast": Training(epochs=2, batch_size=4, lr_quantizer=3e-3, lr_adapter=3e-3, weight_decay=0.0),
+}
+
+
+def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:
+    """The config with every default filled in for this model; sources stay as they are.
+
+    Raises `UserError` naming the field, where the config does not fit the model.
+    """
+    recipe = _resolve_recipe(config)
+    return config.model_copy(
+        update={
+            "recipe": recipe,
+            "group_size": _resolve_group_size(config, facts),
+            "rank": _resolve_rank(config, facts),
+            "training": _resolve_training(config, recipe),
+            "calibration": _fits_context(config.calibration, "calibration", facts),
+            "evaluation": _fits_context(config.evaluation, "evaluation", facts),
+        }
+    )
+
+
+def _resolve_recipe(config: QuantizeConfig) -> str | None:
+    legal = RECIPES[config.method]
+    if config.recipe is None:
+        return legal[0] if legal else None
+    if config.recipe not in legal:
+        raise UserError(
+            "illegal_recipe",
+            f"method {config.method} has no recipe {config.recipe!r}; legal: "
+            + (", ".join(legal) or "none"),
+            param="recipe",
+            value=config.recipe,
+            legal=list(legal),
+        )
+    return config.recipe
+
+
+def _resolve_group_size(config: QuantizeConfig, facts: ModelFacts) -> int:
+    multiple = 32 // config.bits if 32 % config.bits == 0 else 32  # codes fill whole int32 words
+    for layer in facts.linears:
+        for side, size in (("inputs", layer.d_in), ("outputs", layer.d_out)):
+            if size % multiple:
+                raise UserError(
+                    "layer_not_packable",
+                    f"{layer.name} has {size} {side}, not a multiple of {multiple} as "
+                    f"{config.bits}-bit codes need",
+                    param="bits",
+                    value=config.bits,
+                )
+    wanted = DEFAULT_GROUP_SIZES if config.group_size is None else (config.group_size,)
+    for group_size in wanted:
+        if group_size == PER_CHANNEL or all(x.d_in % group_size == 0 for x in facts.linears):
+            return group_size
+    layer = next(x for x in facts.linears if x.d_in % wanted[0])
+    legal = [g for g in GROUP_SIZES if all(x.d_in % g == 0 for x in facts.linears)] + [PER_CHANNEL]
+    raise UserError(
+        "group_size_does_not_divide",
+        f"group_size {config.group_size} does not divide the {layer.d_in} inputs of {layer.name}; "
+        f"legal for this model: {', '.join(map(str, legal))}",
+        param="group_size",
+        value=config.group_size,
+        legal=legal,
+    )
+
+
+def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int:
+    if config.method == "rtn":
+        if config.rank:
+            raise UserError(
+                "illegal_rank",
+                "method rtn has no adapter; rank must be 0 or left out",
+                param="rank",
+                value=config.rank,
+                legal=[0],
+            )
+        return 0
+    smallest = min(facts.linears, key=lambda layer: min(layer.d_in, layer.d_out))
+    largest_rank = min(smallest.d_in, smallest.d_out)
+    if config.rank is None:
+        factors = sum(layer.d_in + layer.d_out for layer in facts.linears)
+        weights = sum(layer.d_in * layer.d_out for layer in facts.linears)
+        rank = MAX_DEFAULT_RANK
+        while rank > 1 and (16 * rank * factors / weights > DEFAULT_ADAPTER_BITS):
+            rank //= 2
+        return min(rank, largest_rank)
+    if config.rank > largest_rank:
+        raise UserError(
+            "rank_too_large",
+            f"rank {config.rank} is larger than layer {smallest.name} "
+            f"({smallest.d_in} x {smallest.d_out}) allows; legal: 0 to {largest_rank}",
+            param="rank",
+            value=config.rank,
+            legal=[0, largest_rank],
+        )
+    return config.rank
+
+
+def _resolve_training(config: QuantizeConfig, recipe: str | None) -> Training:
+    given = config.training.model_dump(exclude_none=True)
+    if recipe not in TRAINING_DEFAULTS:
+        if given:
+            name = next(iter(given))
+            raise UserError(
+                "no_gradient_phase",
+                f"method {config.method} trains nothing; leave out training.{name}",
+                param=f"training.{name}",
+                value=given[name],
+            )
+        return config.training
+    return TRAINING_DEFAULTS[recipe].model_copy(update=given)
+
+
+def _fits_context(
+    text: Calibration | Evaluation, name: str, facts: ModelFacts
+) -> Calibration | Evaluation:
+    if text.length > facts.max_length:
+        raise UserError(
+            "length_exceeds_context",
+            f"{name}.length {text.length} exceeds the model's context of {facts.max_length} tokens",
+            param=f"{name}.length",
+            value=text.length,
+            legal=[8, facts.max_length],
+        )
+    return text
