@@ -1,0 +1,133 @@
+"""One transaction at a time: `with database.begin() as connection`.
+
+Callers own their transactions; nothing below commits. Moments and the clock: `jobs.clock`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from psycopg.errors import IdleInTransactionSessionTimeout
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
+
+# how long a writer waits for another before it gives up
+LOCK_TIMEOUT_MS = 20_000
+
+CONNECT_TIMEOUT_S = 5
+POOL_SIZE = 5
+POOL_OVERFLOW = 15  # beyond what is kept open; the API answers from at most 40 threads
+
+# a process that hangs in the middle must not hold its locks: the server ends its transaction
+STATEMENT_TIMEOUT_MS = 30_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 15_000
+
+# the other way round: a server that vanished is noticed within half a lease
+KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+class Database:
+    """An engine, and the two kinds of transaction that the service knows.
+
+    A server that is away, and a lock or a statement that took too long, raise SQLAlchemy's
+    `OperationalError`: the same transaction may go through later.
+    """
+
+    def __init__(self, url: str, *, migrates: bool = False) -> None:
+        """`migrates` is for changes of the schema: they may take long on PostgreSQL, and on
+        SQLite they replace tables, which must not cascade."""
+        self.engine = _engine(make_url(url), migrates)
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction that may write; commits at the end, rolls back on an error."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads, all from one moment. It neither waits for writers nor
+        delays them."""
+        with self.engine.connect() as connection:
+            if self.is_postgresql:
+                connection = connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            else:
+                connection = connection.execution_options(apiq_read_only=True)
+            with connection.begin():
+                yield connection
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _engine(url: URL, migrates: bool) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url, foreign_keys=not migrates)
+    return _postgresql(url, patient=migrates)
+
+
+def _postgresql(url: URL, *, patient: bool) -> Engine:
+    limits = {
+        "lock_timeout": 0 if patient else LOCK_TIMEOUT_MS,
+        "statement_timeout": 0 if patient else STATEMENT_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT_MS,
+    }
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,  # after a restart of the server
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "apiq",
+            "options": " ".join(f"-c {name}={value}" for name, value in limits.items()),
+        }
+        | KEEPALIVE,
+    )
+
+    @event.listens_for(engine, "handle_error")
+    def _(context: ExceptionContext) -> Exception | None:
+        # the one outage that the driver does not call operational
+        error = context.original_exception
+        if not isinstance(error, IdleInTransactionSessionTimeout):
+            return None
+        context.is_disconnect = True
+        return OperationalError(context.statement, context.parameters, error)
+
+    return engine
+
+
+def _sqlite(url: URL, *, foreign_keys: bool) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions on its own
+        connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_MS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # what was answered with 202 must survive a power cut
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        # a deferred transaction that turns writer half way fails at once instead of waiting
+        read_only = connection.get_execution_options().get("apiq_read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,227 @@
+"""The face's side of the records: accept, look, list, cancel, delete.
+
+The workers' side is `jobs.leases`, the sweeper's `jobs.maintenance`. Every function works in the
+caller's transaction. `owner` limits a function to that owner's jobs: those of others are not
+found, like those that were deleted. None means everybody's.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    bindparam,
+    insert,
+    select,
+    type_coerce,
+)
+
+from jobs.clock import Timestamp, now
+from jobs.errors import InvalidCursor, JobAlreadyFinished, JobNotFinished, JobNotFound
+from jobs.job import Artifact, Job, JobEvent, new_job_id
+from jobs.rows import append, change, job_from_row
+from jobs.schema import artifacts, job_events, jobs
+from jobs.states import TERMINAL, State
+
+ANY_DEVICE = "any"
+IDS_AT_ONCE = 500  # in one statement
+
+# the statements of the busiest requests: to build one takes longer than to run it
+_ACCEPT = (
+    insert(jobs)
+    .values(
+        state=State.QUEUED,
+        attempt=0,
+        infra_losses=0,
+        event_seq=1,
+        # no limit: NULL, and so is the sum
+        expires_at=type_coerce(
+            type_coerce(now(), BigInteger) + bindparam("max_pending_ms", type_=BigInteger),
+            Timestamp,
+        ),
+        created_at=now(),
+        run_after=now(),
+        rung_at=now(),
+    )
+    .returning(*jobs.c)
+)
+_LATEST_EVENTS = select(jobs.c.id, jobs.c.event_seq).where(
+    jobs.c.id.in_(bindparam("wanted", expanding=True)), jobs.c.deleted_at.is_(None)
+)
+_GET = select(jobs).where(jobs.c.id == bindparam("wanted"), jobs.c.deleted_at.is_(None))
+_GET_OF_OWNER = _GET.where(jobs.c.owner == bindparam("of_owner"))
+
+
+def accept(
+    connection: Connection,
+    *,
+    type: str,
+    input: Mapping[str, Any],
+    labels: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    device_class: str = ANY_DEVICE,
+    priority: int = 0,
+    owner: str = "",
+    max_pending_s: int | None = None,
+    max_runtime_s: int | None = None,
+    retry_of: str | None = None,
+    idempotency_key: str | None = None,
+    body_sha256: str | None = None,
+) -> Job:
+    """Write a new queued job and its first event. Ring the doorbell after the commit.
+
+    Raises `IntegrityError` if another transaction has just used the idempotency key.
+    """
+    values = {
+        "id": new_job_id(),
+        "type": type,
+        "owner": owner,
+        "priority": priority,
+        "device_class": device_class,
+        "input": dict(input),
+        "labels": dict(labels or {}),
+        "metadata": dict(metadata or {}),
+        "retry_of": retry_of,
+        "idempotency_key": idempotency_key,
+        "body_sha256": body_sha256,
+        "max_pending_s": max_pending_s,
+        "max_runtime_s": max_runtime_s,
+        "max_pending_ms": None if max_pending_s is None else max_pending_s * 1000,
+    }
+    job = job_from_row(connection.execute(_ACCEPT, values).one())
+    append(connection, job, [("accepted", {"retry_of": retry_of} if retry_of else {})])
+    return job
+
+
+def get(connection: Connection, job_id: str, owner: str | None = None) -> Job:
+    """The job; raises `JobNotFound`."""
+    query = _GET if owner is None else _GET_OF_OWNER
+    row = connection.execute(query, {"wanted": job_id, "of_owner": owner}).one_or_none()
+    if row is None:
+        raise JobNotFound(f"there is no job {job_id}")
+    return job_from_row(row)
+
+
+def list_jobs(
+    connection: Connection,
+    *,
+    state: State | None = None,
+    type: str | None = None,
+    model: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    owner: str | None = None,
+    after: str | None = None,
+    limit: int = 50,
+) -> tuple[list[Job], str | None]:
+    """A page of jobs, newest first, and the cursor of the next page if there is one.
+
+    Raises `InvalidCursor`.
+    """
+    query = select(jobs).where(*_visible(owner)).order_by(jobs.c.id.desc()).limit(limit + 1)
+    if state is not None:
+        query = query.where(jobs.c.state == state)
+    if type is not None:
+        query = query.where(jobs.c.type == type)
+    if model is not None:
+        query = query.where(jobs.c.input["model"].as_string() == model)
+    for key, value in (labels or {}).items():
+        query = query.where(jobs.c.labels[key].as_string() == value)
+    if after is not None:
+        query = query.where(jobs.c.id < _decode_cursor(after))
+    found = [job_from_row(row) for row in connection.execute(query)]
+    page = found[:limit]
+    return page, _encode_cursor(page[-1].id) if len(found) > limit else None
+
+
+def request_cancel(connection: Connection, job_id: str, owner: str | None = None) -> Job:
+    """Ask for the end of a job: a queued one is cancelled at once, a running one is cancelling.
+
+    Asking twice is no error. Raises `JobNotFound`, `JobAlreadyFinished`.
+    """
+    this = (jobs.c.id == job_id, *_visible(owner))
+    # locked first: a job that is drained between the two steps would slip through both
+    connection.execute(select(jobs.c.id).where(*this).with_for_update())
+    values = {"cancel_requested_at": now()}
+    queued = (*this, jobs.c.state == State.QUEUED)
+    job = change(
+        connection, *queued, to=State.CANCELLED, events=[("cancelled", {})], values=values
+    ) or change(connection, *this, to=State.CANCELLING, events=[("cancelling", {})], values=values)
+    if job is not None:
+        return job
+    job = get(connection, job_id, owner)
+    if job.state in (State.SUCCEEDED, State.FAILED):
+        raise JobAlreadyFinished(f"{job_id} has {job.state} already")
+    return job
+
+
+def delete(connection: Connection, job_id: str, owner: str | None = None) -> None:
+    """Hide a job that has ended, for good; a sweep removes its objects and then its row.
+
+    Raises `JobNotFound`, `JobNotFinished`.
+    """
+    ended = (*_visible(owner), jobs.c.state.in_(TERMINAL))
+    # the key is free again: whoever repeats the request wants a job, not a deleted one
+    values = {"deleted_at": now(), "idempotency_key": None, "body_sha256": None}
+    if change(connection, jobs.c.id == job_id, *ended, values=values) is None:
+        job = get(connection, job_id, owner)
+        raise JobNotFinished(f"{job_id} is {job.state}; cancel it or wait for its end")
+
+
+def events_after(
+    connection: Connection, job_id: str, after: int = 0, limit: int = 1000
+) -> list[JobEvent]:
+    """The events with a sequence number larger than `after`, oldest first.
+
+    Empty for an unknown job too: ask `get` first where that matters.
+    """
+    columns = (job_events.c.seq, job_events.c.type, job_events.c.at, job_events.c.data)
+    query = (
+        select(*columns)
+        .where(job_events.c.job_id == job_id, job_events.c.seq > after)
+        .order_by(job_events.c.seq)
+        .limit(limit)
+    )
+    return [JobEvent(**row._mapping) for row in connection.execute(query)]
+
+
+def latest_events(connection: Connection, job_ids: Iterable[str]) -> dict[str, int]:
+    """The sequence number of each job's latest event; jobs that are gone are left out."""
+    found: dict[str, int] = {}
+    ids = iter(job_ids)
+    while some := list(islice(ids, IDS_AT_ONCE)):
+        rows = connection.execute(_LATEST_EVENTS, {"wanted": some})
+        found.update((row.id, row.event_seq) for row in rows)
+    return found
+
+
+def artifacts_of(connection: Connection, job_id: str) -> list[Artifact]:
+    """What a job published, by path; empty unless it succeeded."""
+    columns = [column for column in artifacts.c if column.name != "job_id"]
+    query = select(*columns).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
+    return [Artifact(**row._mapping) for row in connection.execute(query)]
+
+
+def _visible(owner: str | None) -> tuple[ColumnElement[bool], ...]:
+    visible = (jobs.c.deleted_at.is_(None),)
+    return visible if owner is None else (*visible, jobs.c.owner == owner)
+
+
+def _encode_cursor(job_id: str) -> str:
+    return base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> str:
+    try:
+        job_id = base64.b64decode(
+            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
+        ).decode("ascii")
+    except (binascii.Error, ValueError):
+        job_id = ""
+    if not job_id.startswith("job_") or not job_id.isprintable():
+        raise InvalidCursor(f"after is {cursor[:80]!r}; legal: a cursor from an earlier page")
+    return job_id

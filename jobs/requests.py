@@ -1,0 +1,161 @@
+"""What a client asks for: the body of POST /jobs, and `input` of the job once it is resolved.
+
+Pydantic only, so that the face and the workers read the same model.
+"""
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, SecretStr
+
+from apiq_core.config import LEGAL_MODEL_ID, MODEL_ID, QuantizeConfig, is_model_id
+
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:-]{0,199}")
+# what an Authorization header takes; a shorter one could not be blanked out of a log
+HUB_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,500}")
+LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+LEGAL_LABEL_KEY = (
+    "1 to 63 of ASCII letters, digits, `_`, `.` and `-`, starting with a letter or digit"
+)
+LABEL_VALUE_CHARACTERS = 255
+LABEL_COUNT = 32
+METADATA_BYTES = 16 * 1024
+MAX_LIMIT_S = 366 * 24 * 3600
+
+
+def _check_model_id(text: str) -> str:
+    if not is_model_id(text):
+        raise ValueError(f"not a model id; legal: {LEGAL_MODEL_ID}")
+    return text
+
+
+def _check_revision(text: str) -> str:
+    if REVISION.fullmatch(text) is None or ".." in text:
+        raise ValueError("not a revision; legal: a branch, a tag or a commit of the hub")
+    return text
+
+
+def _check_labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > LABEL_COUNT:
+        raise ValueError(f"{len(labels)} labels; legal: at most {LABEL_COUNT}")
+    for key, value in labels.items():
+        if LABEL_KEY.fullmatch(key) is None:
+            raise ValueError(f"label key {key[:80]!r}; legal: {LEGAL_LABEL_KEY}")
+        if len(value) > LABEL_VALUE_CHARACTERS or not _is_storable(value):
+            raise ValueError(
+                f"value of label {key!r}; legal: at most {LABEL_VALUE_CHARACTERS} Unicode "
+                "characters without U+0000"
+            )
+    return labels
+
+
+def _check_metadata(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise ValueError("not plain JSON; legal: no NaN, no Infinity, no deep nesting") from None
+    # U+0000 is spelled \u0000 in the dump, and so is the six characters' text, with one more \
+    if not _is_storable(text) or re.search(r"(?<!\\)(\\\\)*\\u0000", text):
+        raise ValueError("characters that cannot be stored; legal: Unicode without U+0000")
+    if len(text.encode()) > METADATA_BYTES:
+        raise ValueError(f"{len(text.encode())} bytes of JSON; legal: at most {METADATA_BYTES}")
+    return metadata
+
+
+def _is_storable(text: str) -> bool:
+    """JSON can spell half of a surrogate pair and U+0000; databases take neither."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text
+
+
+def _check_hub_token(token: SecretStr) -> SecretStr:
+    if HUB_TOKEN.fullmatch(token.get_secret_value()) is None:
+        raise ValueError("no token; legal: 8 to 500 of ASCII letters, digits and `-._~+/=`")
+    return token
+
+
+HubToken = Annotated[
+    SecretStr,
+    AfterValidator(_check_hub_token),
+    Field(
+        json_schema_extra={"pattern": f"^{HUB_TOKEN.pattern}$"},
+        description="For a gated model: a token of the hub. Never shown again, encrypted at rest, "
+        "wiped when the job ends.",
+    ),
+]
+
+
+class JobFields(BaseModel):
+    """What any job may be asked for with, whatever it does."""
+
+    labels: Annotated[dict[str, str], AfterValidator(_check_labels)] = Field(
+        default_factory=dict,
+        description=f"Up to {LABEL_COUNT} short strings to find the job by: `?label.KEY=VALUE`.",
+        examples=[{"team": "search"}],
+    )
+    metadata: Annotated[dict[str, JsonValue], AfterValidator(_check_metadata)] = Field(
+        default_factory=dict,
+        description=f"Any JSON object of up to {METADATA_BYTES // 1024} KiB; kept, never read.",
+    )
+    priority: int = Field(
+        0, ge=-100, le=100, description="Of two waiting jobs the higher one runs first."
+    )
+    device_class: Literal["any", "cpu", "cuda"] = Field(
+        "any", description="Which workers may run it."
+    )
+    max_pending_s: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_LIMIT_S,
+        description="Fail the job if no worker has taken it up after so many seconds.",
+    )
+    max_runtime_s: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_LIMIT_S,
+        description="Fail the job if it has not ended so many seconds after its start.",
+    )
+    hub_token: HubToken | None = None
+
+
+class QuantizeRequest(QuantizeConfig, JobFields):
+    """A model to quantize, and how. Only `model` and `bits` have no default."""
+
+    type: Literal["quantize"] = Field("quantize", description="What kind of job this is.")
+    model: Annotated[str, AfterValidator(_check_model_id)] = Field(
+        description="The model: `name` or `org/name`. Looked up in the server's models directory "
+        "first, then on the hub.",
+        examples=["HuggingFaceTB/SmolLM2-135M-Instruct"],
+        json_schema_extra={"pattern": f"^{MODEL_ID.pattern}$"},
+    )
+    revision: Annotated[str, AfterValidator(_check_revision)] | None = Field(
+        None,
+        description="Branch, tag or commit of the hub. Default: its main branch; the commit it "
+        "points to now is what is used. A model of the models directory has a revision "
+        "`local:...`, a fingerprint of its files.",
+    )
+
+    def config(self) -> QuantizeConfig:
+        """The part that the core understands."""
+        return QuantizeConfig.model_validate(
+            self.model_dump(include=set(QuantizeConfig.model_fields))
+        )
+
+    def to_input(self) -> dict[str, Any]:
+        """As `Job.input` holds it; `JobFields` are fields of the job itself, or secret."""
+        config = self.config().model_dump(mode="json")
+        return {
+            "type": self.type,
+            "model": self.model,
+            "revision": self.revision,
+        } | config
+
+    def body_sha256(self) -> str:
+        """The same for requests that ask for the same, however they spell it."""
+        plain = self.model_dump(mode="json", exclude={"hub_token"})
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

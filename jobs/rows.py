@@ -1,0 +1,63 @@
+"""The one way in which a job's row is written: a conditional UPDATE, with its events."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, update
+
+from jobs.clock import now
+from jobs.job import Job
+from jobs.schema import job_events, job_secrets, jobs
+from jobs.states import HELD, TERMINAL, State, sources
+
+NewEvent = tuple[str, Mapping[str, Any]]  # type, data
+
+_APPEND = insert(job_events).values(at=now())
+
+
+def job_from_row(row: Row[Any]) -> Job:
+    """The value of a row."""
+    values = dict(row._mapping)
+    return Job(**values | {"state": State(values["state"])})
+
+
+def change(
+    connection: Connection,
+    *conditions: ColumnElement[bool],
+    to: State | None = None,
+    events: Sequence[NewEvent] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Job | None:
+    """Change the one row that meets `conditions` and append `events` to its history.
+
+    With `to`, only a state from which `to` may be entered meets them. None: no row did.
+    The conditions must name the row's id.
+    """
+    changed: dict[str, Any] = {**(values or {}), "event_seq": jobs.c.event_seq + len(events)}
+    if to is not None:
+        conditions += (jobs.c.state.in_(sources(to)),)
+        changed |= {"state": to}
+        if to not in HELD:
+            changed |= {"lease_until": None, "phase": None}
+        if to in TERMINAL:
+            changed |= {"finished_at": now(), "expires_at": None}
+    statement = update(jobs).where(*conditions).values(changed).returning(*jobs.c)
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        return None
+    job = job_from_row(row)
+    append(connection, job, events)
+    if to in TERMINAL:
+        connection.execute(delete(job_secrets).where(job_secrets.c.job_id == job.id))
+    return job
+
+
+def append(connection: Connection, job: Job, events: Sequence[NewEvent]) -> None:
+    """Insert the events that `job.event_seq` counts already."""
+    first = job.event_seq - len(events) + 1
+    rows = [
+        {"job_id": job.id, "seq": seq, "type": kind, "data": dict(data)}
+        for seq, (kind, data) in enumerate(events, first)
+    ]
+    if rows:
+        connection.execute(_APPEND, rows)

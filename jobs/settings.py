@@ -1,0 +1,184 @@
+"""Everything that differs between one machine and many: environment variables `APIQ_...`."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# each PostgreSQL spelling means the psycopg driver
+DATABASES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg")
+
+# they are secrets, or hold passwords
+SECRET = ("secret_key", "database_url", "broker_url", "artifacts_url")
+
+
+class Settings(BaseSettings):
+    """One set of settings for every process of the service.
+
+    The defaults are the embedded service: everything under one directory. An address that is
+    left empty is filled in from `data_dir`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="APIQ_", frozen=True)
+
+    data_dir: Path = Field(Path("apiq-data"), description="Records, artifacts, scratch, logs.")
+    models_dir: Path = Field(Path(), description="Local models. Default: `<data_dir>/models`.")
+    database_url: str = Field(
+        "",
+        description="`postgresql://user:password@host/name`, or `sqlite:///file`. "
+        "Default: SQLite, `<data_dir>/apiq.db`.",
+    )
+    broker_url: str = Field(
+        "",
+        description="`redis://host:6379/0`, `amqp://host` or another that Celery knows. "
+        "Default: files under `<data_dir>/broker`.",
+    )
+    artifacts_url: str = Field(
+        "",
+        description="`s3://bucket/prefix`, or `file:///directory`. "
+        "Default: `file://<data_dir>/artifacts`.",
+    )
+    s3_public_url: str = Field(
+        "",
+        description="The object store's endpoint as clients reach it: downloads are redirected "
+        "there. Default: clients do not reach it, and the API passes the bytes on.",
+    )
+
+    host: str = Field("127.0.0.1", description="Where the API listens.")
+    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one.")
+    max_body_bytes: int = Field(1024**2, gt=0, description="Of a request, uploads apart.")
+    max_dataset_bytes: int = Field(1024**3, gt=0, description="Of an uploaded text.")
+    client_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="A request must have arrived by then; an upload may pause as long.",
+    )
+    hub_timeout_s: float = Field(5.0, gt=0, description="Of one question to the model hub.")
+
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="With it every call needs an API key, the server may bind to any address, and "
+        "jobs may bring a hub token. Keep it: without it keys and tokens are worthless.",
+    )
+    max_queued_jobs_per_owner: int | None = Field(
+        None, ge=1, description="A further one is refused. Default: no limit."
+    )
+    max_running_jobs_per_owner: int | None = Field(
+        None, ge=1, description="A further one waits in the queue. Default: no limit."
+    )
+    max_dataset_bytes_per_owner: int | None = Field(
+        None, ge=1, description="Of all datasets together. Default: no limit."
+    )
+
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="What jobs run on: `auto`, `cpu`, `cuda` or `cuda:1`.",
+    )
+    devices: str = Field(
+        "",
+        pattern=r"^((cpu|cuda:\d+)(,(cpu|cuda:\d+))*)?$",
+        description="One worker process each, as in `cuda:0,cuda:1`. Default: one, on `device`.",
+    )
+    lease_ttl_s: float = Field(60.0, gt=0, description="A worker silent this long is lost.")
+    heartbeat_interval_s: float = Field(
+        15.0, gt=0, description="How often a worker renews its lease; at most half of it."
+    )
+    cancel_poll_s: float = Field(1.0, gt=0, description="How often a worker looks for a cancel.")
+    cancel_grace_s: float = Field(
+        10.0, gt=0, description="What a job has to stop by itself before it is killed."
+    )
+    drain_grace_s: float = Field(
+        20.0, gt=0, description="The same, when the worker was told to end (SIGTERM)."
+    )
+    sweep_interval_s: float = Field(
+        5.0, gt=0, description="How often a worker looks after jobs that nobody looks after."
+    )
+    ring_again_s: float = Field(
+        15.0, gt=0, description="A runnable job that waits this long has its doorbell rung again."
+    )
+    max_infra_losses: int = Field(
+        3, ge=1, description="A job fails when the machines have lost it this often at one block."
+    )
+    retention_days: float | None = Field(
+        None, gt=0, description="Ended jobs are deleted at this age. Default: never."
+    )
+    retry_backoff_s: float = Field(
+        5.0, ge=0, description="Pause after the first loss; doubles with each, up to 5 minutes."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: dict[str, object]) -> dict[str, object]:
+        data_dir = Path(str(values.get("data_dir") or "apiq-data")).absolute()
+        models_dir = Path(str(values.get("models_dir") or data_dir / "models")).absolute()
+        return values | {
+            "data_dir": data_dir,
+            "models_dir": models_dir,
+            "database_url": values.get("database_url") or f"sqlite:///{data_dir / 'apiq.db'}",
+            "broker_url": values.get("broker_url") or "filesystem://",
+            "artifacts_url": values.get("artifacts_url") or f"file://{data_dir / 'artifacts'}",
+        }
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        scheme = self.database_url.partition(":")[0]
+        if scheme not in DATABASES:
+            raise ValueError(
+                f"database_url begins with {scheme[:40]!r}; legal: " + ", ".join(DATABASES)
+            )
+        if self.heartbeat_interval_s * 2 > self.lease_ttl_s:
+            raise ValueError(
+                f"heartbeat_interval_s is {self.heartbeat_interval_s}; legal: at most half of "
+                f"lease_ttl_s ({self.lease_ttl_s}), so that one late beat loses nothing"
+            )
+        if self.devices and self.device != "auto":
+            raise ValueError(
+                f"devices is {self.devices!r} and device is {self.device!r}; legal: one of the two"
+            )
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give another process these settings, secrets included."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        if self.secret_key is not None:
+            fields["secret_key"] = self.secret_key.get_secret_value()
+        return {f"APIQ_{name.upper()}": str(value) for name, value in fields.items()}
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Where attempts work; nothing in it outlives its attempt."""
+        return self.data_dir / "scratch"
+
+    @property
+    def pulse_dir(self) -> Path:
+        """Where worker processes show that they are alive: a file each."""
+        return self.data_dir / "workers"
+
+    @property
+    def broker_dir(self) -> Path:
+        """Where the file broker keeps its messages."""
+        return self.data_dir / "broker"
+
+
+class SettingsError(ValueError):
+    """A setting that is not legal. Says which; a value that holds a secret is not shown."""
+
+
+def load_settings() -> Settings:
+    """The settings of this process, from its environment; raises `SettingsError`."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # every field has a default
+    except ValidationError as error:
+        found = (_describe(*x["loc"], x["input"], x["msg"]) for x in error.errors())
+        raise SettingsError("; ".join(found)) from None
+
+
+def _describe(*parts: object) -> str:
+    *location, value, message = parts
+    if not location:  # about several settings: it names them
+        return str(message).removeprefix("Value error, ")
+    shown = "" if location[0] in SECRET else f" is {value!r}"
+    return f"APIQ_{str(location[0]).upper()}{shown}: {message}"

@@ -1,0 +1,74 @@
+"""The texts that jobs calibrate on and are measured on, by source name.
+
+`builtin` comes with Python and is read by the core itself; `wikitext2` is on the hub;
+`dataset:ds_...` was uploaded and lies in the artifact store.
+"""
+
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+from apiq_core.config import QuantizeConfig
+from jobs import hub
+from jobs.artifacts import ArtifactStore
+from jobs.settings import Settings
+
+BUILTIN = "builtin"
+WIKITEXT2 = "wikitext2"
+DATASET = "dataset:"
+
+# the raw text as a plain zip; the better known repository has parquet only
+WIKITEXT2_REPOSITORY = "ggml-org/ci"
+WIKITEXT2_FILE = "wikitext-2-raw-v1.zip"
+# the test split comes last: an evaluation on the calibration text is scored on the text's end
+WIKITEXT2_MEMBERS = ("wikitext-2-raw/wiki.train.raw", "wikitext-2-raw/wiki.test.raw")
+
+HUB_ANSWER_TTL_S = 60.0
+
+_hub_answers: dict[str, tuple[bool, float]] = {}  # endpoint -> answer, when it is stale
+
+
+def dataset_key(dataset_id: str) -> str:
+    """Where an uploaded text lies in the artifact store."""
+    return f"datasets/{dataset_id}/data.txt"
+
+
+def default_source(settings: Settings) -> str:
+    """`wikitext2` if the hub answers (asked at most once a minute), else `builtin`."""
+    endpoint = hub.endpoint()
+    answers, stale_at = _hub_answers.get(endpoint, (False, 0.0))
+    if time.monotonic() >= stale_at:
+        answers = hub.dataset_exists(WIKITEXT2_REPOSITORY, timeout_s=settings.hub_timeout_s)
+        _hub_answers[endpoint] = (answers, time.monotonic() + HUB_ANSWER_TTL_S)
+    return WIKITEXT2 if answers else BUILTIN
+
+
+def fetch_texts(config: QuantizeConfig, scratch_dir: Path, store: ArtifactStore) -> dict[str, Path]:
+    """Bring every text that a run needs to `scratch_dir`: source name -> file."""
+    texts: dict[str, Path] = {}
+    for source in {config.calibration.source, config.evaluation.source} - {None, BUILTIN}:
+        assert source is not None
+        target = scratch_dir / f"{source.replace(':', '-')}.txt"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source == WIKITEXT2:
+            _fetch_wikitext2(target)
+        else:
+            _copy_dataset(store, source.removeprefix(DATASET), target)
+        texts[source] = target
+    return texts
+
+
+def _fetch_wikitext2(target: Path) -> None:
+    archive = hub.download_dataset_file(WIKITEXT2_REPOSITORY, WIKITEXT2_FILE, target.parent)
+    with zipfile.ZipFile(archive) as files, target.open("wb") as out:
+        for name in WIKITEXT2_MEMBERS:
+            with files.open(name) as member:
+                shutil.copyfileobj(member, out)
+    archive.unlink()
+
+
+def _copy_dataset(store: ArtifactStore, dataset_id: str, target: Path) -> None:
+    with target.open("wb") as out:
+        for chunk in store.open_range(dataset_key(dataset_id)):
+            out.write(chunk)
