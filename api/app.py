@@ -1,0 +1,56 @@
+"""The app: routes, errors and limits put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+
+from api import datasets, health, metrics, openapi, problems
+from api.context import Context
+from api.head import Head
+from api.hosts import LoopbackOnly
+from api.jobs import artifacts, events, logs
+from api.jobs import routes as jobs
+from api.limits import BodyLimit, BodyTimeout
+from api.queries import check_query
+from jobs.artifacts import open_store
+from jobs.database import Database
+from jobs.datasets import prune_uploads
+from jobs.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An app on a database and an artifact store; connects when it is first asked."""
+    context = Context(settings, Database(settings.database_url), open_store(settings))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        prune_uploads(settings)
+        context.bell.start()
+        yield
+        context.bell.stop()
+        context.database.dispose()
+
+    app = FastAPI(
+        title="apiq",
+        version=version("apiq"),
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        dependencies=[Depends(check_query)],
+        separate_input_output_schemas=False,
+    )
+    app.state.context = context
+    app.state.metrics = metrics.Metrics(context)
+    for feature in (jobs, events, logs, artifacts, datasets, health, metrics):
+        app.include_router(feature.router)
+    problems.install(app)
+    openapi.install(app)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyTimeout, client_timeout_s=settings.client_timeout_s)
+    if settings.secret_key is None:
+        app.add_middleware(LoopbackOnly, host=settings.host)
+    app.add_middleware(Head)
+    app.add_middleware(metrics.RequestMetrics, metrics=app.state.metrics)
+    return app

@@ -1,0 +1,1 @@
+"""Jobs over HTTP: the job itself, its events, its logs, its artifacts."""

@@ -1,0 +1,326 @@
+"""Submit, show, list, cancel, repeat and delete jobs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import IntegrityError
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import Caller, JobsReader, JobsWriter
+from api.context import Context, Ctx
+from api.ids import JobId
+from api.jobs.views import JobPage, JobView, ready, view
+from api.problems import ApiError, keyed
+from api.validation import did_you_mean, quoted
+from jobs import intake, repository
+from jobs.errors import InvalidCursor, QuotaExceeded
+from jobs.job import Job
+from jobs.requests import LABEL_COUNT, LABEL_KEY, LEGAL_LABEL_KEY, HubToken, QuantizeRequest
+from jobs.states import State
+
+router = APIRouter(tags=["jobs"])
+
+MAX_WAIT_S = 60
+
+MODEL_CODES = (
+    "malformed_json",
+    "body_too_large",
+    "unsupported_media_type",
+    "invalid_request",
+    "model_not_found",
+    "revision_not_found",
+    "model_gated",
+    "missing_config",
+    "missing_tokenizer",
+    "missing_weights",
+    "pickle_weights",
+    "corrupt_weights",
+    "remote_code",
+    "unsupported_architecture",
+    "already_quantized",
+    "group_size_does_not_divide",
+    "rank_too_large",
+    "illegal_recipe",
+    "length_exceeds_context",
+    "unknown_source",
+    "too_little_text",
+    "no_secret_key",
+    "idempotency_key_reused",
+    "quota_exceeded",
+    "hub_unreachable",
+)
+
+EXAMPLES = {
+    "short": {
+        "summary": "All defaults",
+        "value": {"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "bits": 2},
+    },
+    "long": {
+        "summary": "More asked for",
+        "value": {
+            "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "bits": 3,
+            "group_size": 64,
+            "recipe": "paper",
+            "calibration": {"source": "builtin", "samples": 128, "length": 512},
+            "labels": {"team": "search"},
+        },
+    },
+}
+
+
+async def _is_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ApiError(
+            "unsupported_media_type",
+            f"content-type is {media_type!r}; legal: application/json",
+            pointer="Content-Type:",
+            value=media_type,
+            legal="application/json",
+        )
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    summary="Submit a job",
+    response_model=JobView,
+    dependencies=[Depends(_is_json)],
+    responses=keyed(*MODEL_CODES),
+)
+def submit_job(
+    body: Annotated[QuantizeRequest, Body(openapi_examples=EXAMPLES)],
+    context: Ctx,
+    caller: JobsWriter,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x21-\x7e]+$",
+            description="Names this request: sent again with the same body it answers with the "
+            "same job instead of making another.",
+        ),
+    ] = None,
+) -> Response:
+    """Quantize a model. `model` and `bits` suffice; the answer's `input` shows what every other
+    field was resolved to. What cannot work is refused here, from the headers of the checkpoint."""
+    job = None
+    if idempotency_key is not None:
+        job = _earlier(context, caller, idempotency_key, body)
+    if job is None:
+        job = _accept(context, caller, idempotency_key, body)
+        context.bell.ring(job)
+    return ready(view(job), 202, {"location": f"/jobs/{job.id}"})
+
+
+def _accept(
+    context: Context, caller: Caller, idempotency_key: str | None, body: QuantizeRequest
+) -> Job:
+    request = intake.resolve_request(body, context.settings)
+    try:
+        with context.database.begin() as connection:
+            return intake.accept(
+                connection,
+                request,
+                context.settings,
+                owner=caller.owner,
+                idempotency_key=idempotency_key,
+                body_sha256=None if idempotency_key is None else body.body_sha256(),
+            )
+    except (IntegrityError, QuotaExceeded):
+        if idempotency_key is None:
+            raise
+        job = _earlier(context, caller, idempotency_key, body)
+        if job is None:
+            raise
+        return job  # the same request, at the same moment, was faster
+
+
+def _earlier(
+    context: Context, caller: Caller, idempotency_key: str, body: QuantizeRequest
+) -> Job | None:
+    with context.database.read() as connection:
+        return intake.earlier(connection, caller.owner, idempotency_key, body.body_sha256())
+
+
+@router.get(
+    "/jobs/{job_id}",
+    summary="Show a job",
+    response_model=JobView,
+    responses=keyed("job_not_found", "invalid_request"),
+)
+async def get_job(
+    job_id: JobId,
+    context: Ctx,
+    caller: JobsReader,
+    wait: Annotated[
+        float,
+        Query(ge=0, le=MAX_WAIT_S, description="Answer when the job changes, or after so many s."),
+    ] = 0,
+    after: Annotated[
+        int | None,
+        Query(
+            ge=0,
+            lt=2**31,
+            description="With `wait`: the `event_seq` that is known. A job that has gone on since "
+            "is answered at once.",
+        ),
+    ] = None,
+) -> Response:
+    """The job as it is now, or after its next change."""
+
+    def read() -> Job:
+        with context.database.read() as connection:
+            return repository.get(connection, job_id, caller.sees)
+
+    job = await run_in_threadpool(read)
+    known = job.event_seq if after is None else min(after, job.event_seq)
+    is_news = job.event_seq > known or job.is_terminal
+    if wait and not is_news and await context.watcher.changed(job_id, known, wait):
+        job = await run_in_threadpool(read)
+    return ready(view(job))
+
+
+LIST_PARAMETERS = ("state", "type", "model", "after", "limit", "label.KEY")
+
+
+@router.get(
+    "/jobs",
+    summary="List jobs",
+    response_model=JobPage,
+    responses=keyed("invalid_request"),
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "label.KEY",
+                "in": "query",
+                "schema": {"type": "string"},
+                "description": "Only jobs whose label KEY has this value; may repeat with "
+                "other keys.",
+                "example": "search",
+            }
+        ]
+    },
+)
+def list_jobs(
+    http_request: Request,
+    context: Ctx,
+    caller: JobsReader,
+    state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
+    type: Annotated[str | None, Query(description="Only jobs of this type.")] = None,
+    model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
+    after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page.")] = 50,
+) -> Response:
+    """Newest first, a page at a time."""
+    labels: dict[str, str] = {}
+    for name, value in http_request.query_params.items():
+        if name.startswith("label."):
+            labels[_label_key(name)] = value
+        elif name not in LIST_PARAMETERS:
+            raise ApiError(
+                "invalid_request",
+                f"{quoted(name)} is not a parameter; {did_you_mean(name[:80], LIST_PARAMETERS)}",
+                pointer=f"?{name[:80]}",
+            )
+    if len(labels) > LABEL_COUNT:
+        raise ApiError(
+            "invalid_request",
+            f"{len(labels)} labels; legal: at most {LABEL_COUNT}",
+            pointer="?label.KEY",
+        )
+    try:
+        with context.database.read() as connection:
+            jobs, following = repository.list_jobs(
+                connection,
+                state=state,
+                type=type,
+                model=model,
+                labels=labels,
+                owner=caller.sees,
+                after=after,
+                limit=limit,
+            )
+    except InvalidCursor as error:
+        raise ApiError("invalid_request", error.message, pointer="?after") from None
+    return ready(JobPage(jobs=[view(job) for job in jobs], next=following))
+
+
+def _label_key(name: str) -> str:
+    """The KEY of `label.KEY`; no job has a label that is not legal, but SQL would mind it."""
+    key = name.removeprefix("label.")
+    if LABEL_KEY.fullmatch(key) is None:
+        raise ApiError(
+            "invalid_request",
+            f"label key {quoted(key)}; legal: {LEGAL_LABEL_KEY}",
+            pointer=f"?{name[:80]}",
+        )
+    return key
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    summary="Cancel a job",
+    responses=keyed("job_not_found", "job_already_finished"),
+)
+def cancel_job(job_id: JobId, context: Ctx, caller: JobsWriter) -> JobView:
+    """A queued job is cancelled at once, a running one at its next step. To ask twice is no
+    error; a job that has succeeded or failed stays as it is."""
+    with context.database.begin() as connection:
+        return view(repository.request_cancel(connection, job_id, caller.sees))
+
+
+class Retry(BaseModel):
+    """What a retry cannot copy."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hub_token: HubToken | None = None
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    summary="Repeat a job",
+    responses=keyed(
+        "job_not_found",
+        "job_not_retryable",
+        "malformed_json",
+        "unknown_source",
+        "no_secret_key",
+        "invalid_request",
+        "quota_exceeded",
+    ),
+)
+def retry_job(
+    job_id: JobId, context: Ctx, caller: JobsWriter, response: Response, body: Retry | None = None
+) -> JobView:
+    """A new job that asks for the same as one that failed or was cancelled; its `retry_of` names
+    that one. The hub token of the old job is gone: a gated model needs it again."""
+    with context.database.begin() as connection:
+        job = intake.retry(
+            connection,
+            job_id,
+            context.settings,
+            owner=caller.sees,
+            hub_token=body.hub_token if body else None,
+        )
+    context.bell.ring(job)
+    response.headers["location"] = f"/jobs/{job.id}"
+    return view(job)
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    status_code=204,
+    summary="Delete a job",
+    responses=keyed("job_not_found", "job_not_finished"),
+)
+def delete_job(job_id: JobId, context: Ctx, caller: JobsWriter) -> None:
+    """An ended job, its events and its artifacts."""
+    with context.database.begin() as connection:
+        repository.delete(connection, job_id, caller.sees)

@@ -1,0 +1,118 @@
+"""From what pydantic says of a request to what a person can act on: field, value, what is legal."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from jobs.requests import QuantizeRequest
+
+MAX_QUOTED_CHARACTERS = 80
+SECRET_FIELDS = frozenset({"hub_token"})  # never quoted, however wrong
+BOUNDS = (("less than or equal to", "at most"), ("greater than or equal to", "at least"))
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong with one field."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pointer: str = Field(
+        description="Where: a JSON pointer into the body (`#/calibration/samples`), or the name "
+        "of a query parameter (`?limit`) or of a header (`Range:`).",
+        examples=["#/bits"],
+    )
+    detail: str = Field(
+        description="What is wrong, with the offending value and what is legal.",
+        examples=["bits is 5; legal: 2, 3, 4 or 8"],
+    )
+
+
+def describe(error: Mapping[str, Any]) -> FieldError:
+    """One entry of `RequestValidationError.errors()` in our words."""
+    place, *full_path = error["loc"]
+    path = [part[:MAX_QUOTED_CHARACTERS] if isinstance(part, str) else part for part in full_path]
+    if place == "body":
+        pointer = "#" + "".join(f"/{_escape(str(part))}" for part in path)
+    else:
+        pointer = f"?{path[0]}" if place == "query" else f"{path[0] if path else place}:"
+    name = ".".join(map(str, path)) or "the body"
+    return FieldError(pointer=pointer, detail=_detail(name, path if place == "body" else [], error))
+
+
+def pointer_to(param: str) -> str:
+    """`calibration.samples` as a JSON pointer."""
+    return "#/" + "/".join(map(_escape, param.split(".")))
+
+
+def quoted(value: Any) -> str:
+    """The offending value, short enough to read."""
+    text = repr(value)
+    if len(text) > MAX_QUOTED_CHARACTERS:
+        return f"{text[:MAX_QUOTED_CHARACTERS]}... ({len(text)} characters)"
+    return text
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """` did you mean ...?`, or what there is to choose from."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"legal: {', '.join(known)}"
+
+
+def _detail(name: str, path: Sequence[str | int], error: Mapping[str, Any]) -> str:
+    kind, message = str(error["type"]), str(error["msg"])
+    context = error.get("ctx") or {}
+    value = _shown(path, error.get("input"))
+    if kind == "extra_forbidden":
+        parent = _model_at(path[:-1])
+        known = sorted(parent.model_fields) if parent else []
+        return f"{name} is not a field; {did_you_mean(str(path[-1]), known)}"
+    if kind == "missing":
+        field = _field_at(path)
+        wanted = f": {field.description}" if field and field.description else ""
+        return f"{name} is missing{wanted}"
+    if kind == "string_pattern_mismatch":
+        field = _field_at(path)
+        legal = field.description if field and field.description else context.get("pattern")
+        return f"{name} is {value}; legal: {legal}"
+    if kind == "value_error":
+        return f"{name} is {value}: {context.get('error', message)}"
+    if kind in ("model_attributes_type", "model_type", "dict_type"):
+        return f"{name} is {value}; legal: a JSON object"
+    if message.startswith("Input should be "):
+        legal = message.removeprefix("Input should be ")
+        for long, short in BOUNDS:
+            legal = legal.replace(long, short)
+        return f"{name} is {value}; legal: {legal}"
+    return f"{name} is {value}: {message}"
+
+
+def _shown(path: Sequence[str | int], value: Any) -> str:
+    if SECRET_FIELDS.intersection(map(str, path)):
+        return "[secret]"
+    # a whole body may hold a secret too, as where JSON was encoded twice
+    return quoted(value) if path else f"of type {type(value).__name__}"
+
+
+def _model_at(path: Sequence[str | int]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = QuantizeRequest
+    for part in path:
+        field = model.model_fields.get(str(part)) if model else None
+        annotation = field.annotation if field else None
+        model = None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return model
+
+
+def _field_at(path: Sequence[str | int]) -> FieldInfo | None:
+    if not path:
+        return None
+    model = _model_at(path[:-1])
+    return model.model_fields.get(str(path[-1])) if model else None
+
+
+def _escape(part: str) -> str:
+    return part.replace("~", "~0").replace("/", "~1")
