@@ -1,0 +1,158 @@
+"""Finished blocks on their way between attempts: stored as they come, brought back for the next.
+
+The child writes a block's file and tells; here it becomes an object and a row. Before the next
+child starts, on whatever host, the rows say which objects are put where the child looks.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import stamina
+import structlog
+
+from apiq_core.layout import block_file
+from jobs import checkpoints
+from jobs.artifacts import ArtifactStore, block_key, blocks_prefix
+from jobs.checkpoints import Checkpoint
+from jobs.errors import ObjectNotFound
+from jobs.job import Job
+from worker.context import Worker
+from worker.journal import Journal
+from worker.logs import redact
+from worker.wire import FULL_DISK, Message
+
+PATIENCE_S = 120.0  # with a store that is away, before a block is given up
+RETRY_PAUSE_S = 5.0  # before a block that could not be stored is tried again
+
+log = structlog.get_logger(__name__)
+
+
+class Damaged(Exception):
+    """The object is not what its row says."""
+
+
+class Checkpoints:
+    """Those of one attempt."""
+
+    def __init__(self, worker: Worker, job: Job, out_dir: Path, journal: Journal) -> None:
+        self._worker = worker
+        self._job = job
+        self._out_dir = out_dir
+        self._journal = journal
+        self._waiting: list[int] = []  # told by the child, not stored yet
+        self._not_before = 0.0
+
+    def restore(self, check: Callable[[], None]) -> None:
+        """Bring what earlier attempts finished to where the child looks.
+
+        The first block that cannot be had ends it: that one and later ones are made anew.
+        `check` is called before each try and may raise. Raises `LeaseLost`, and `OSError` if the
+        disk here is full.
+        """
+        with self._worker.database.read() as connection:
+            found = checkpoints.of_job(connection, self._job.id)
+        if found:
+            self._journal.enter("downloading")
+            self._journal.flush(now=True)
+        for checkpoint in found:
+            target = block_file(self._out_dir, checkpoint.block)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                for attempt in stamina.retry_context(
+                    on=_may_pass, attempts=None, timeout=PATIENCE_S
+                ):
+                    with attempt:
+                        check()
+                        _fetch(self._worker.store, checkpoint, target)
+            except (ObjectNotFound, Damaged, OSError) as error:
+                target.unlink(missing_ok=True)
+                if isinstance(error, OSError) and not _may_pass(error):
+                    raise
+                self._give_up(checkpoint.block, error)
+                return
+
+    def take(self, messages: Sequence[Message]) -> None:
+        """Hear what the child tells of its blocks. Raises `LeaseLost`."""
+        for message in messages:
+            match message:
+                case {"type": "block", "data": {"index": index}}:
+                    self._waiting.append(index)
+                case {"type": "warning", "data": {"code": "checkpoint_discarded", "block": block}}:
+                    self._drop(block)
+
+    def store(self, *, now: bool = False) -> None:
+        """Store the blocks that wait, in their order. Raises `LeaseLost`.
+
+        One that cannot be stored waits for another time: until then the job is only less safe.
+        """
+        if not now and time.monotonic() < self._not_before:
+            return
+        while self._waiting and self._store(self._waiting[0]):
+            del self._waiting[0]
+        if self._waiting:
+            self._not_before = time.monotonic() + RETRY_PAUSE_S
+
+    def _store(self, block: int) -> bool:
+        """Store one block and note it, together with what the child told so far."""
+        job = self._job
+        path = block_file(self._out_dir, block)
+        key = block_key(job.id, job.attempt, block)
+        if not path.exists():  # it is packed up already: there is nothing to resume any more
+            return True
+        try:
+            stored = self._worker.store.put_file(key, path)
+        except OSError as error:
+            log.warning("checkpoint_delayed", job=job.id, block=block, error=redact(repr(error)))
+            return False
+        return self._journal.flush(
+            now=True,
+            also=lambda connection: checkpoints.record(
+                connection, job.id, job.attempt, block, key, stored
+            ),
+        )
+
+    def _give_up(self, block: int, error: Exception) -> None:
+        message = (
+            f"block {block} of an earlier attempt could not be brought back "
+            f"({redact(str(error))}); it and later blocks are made anew"
+        )
+        data = {"code": "checkpoint_damaged", "message": message, "block": block}
+        self._journal.tell("warning", data)
+        self._drop(block)
+
+    def _drop(self, block: int) -> None:
+        """Forget what nobody will resume from; if that fails, the next block to be stored does."""
+        job = self._job
+        self._journal.flush(
+            now=True,
+            also=lambda connection: checkpoints.drop(connection, job.id, job.attempt, block),
+        )
+
+
+def clear(worker: Worker, job: Job) -> None:
+    """Delete the checkpoints of a job that has ended. What fails is left to a later sweep."""
+    try:
+        for attempt in range(1, job.attempt + 1):
+            worker.store.delete_prefix(blocks_prefix(job.id, attempt))
+    except OSError as error:
+        log.warning("checkpoints_not_cleared", job=job.id, error=redact(repr(error)))
+        return
+    with worker.database.begin() as connection:
+        checkpoints.forget(connection, job.id)
+
+
+def _fetch(store: ArtifactStore, checkpoint: Checkpoint, target: Path) -> None:
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        for chunk in store.open_range(checkpoint.key):
+            digest.update(chunk)
+            file.write(chunk)
+    if digest.hexdigest() != checkpoint.sha256:
+        raise Damaged(f"sha256 is {digest.hexdigest()}, not {checkpoint.sha256}")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it may be the store's trouble, not this host's."""
+    return isinstance(error, OSError) and error.errno not in FULL_DISK

@@ -1,0 +1,91 @@
+"""The process in which one attempt of a job runs: the only place of the service with torch.
+
+A crash, an out-of-memory kill or a CUDA fault ends this process, not the worker.
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from apiq_core.errors import Stopped
+from apiq_core.events import Event
+from jobs import models, texts
+from jobs.artifacts import open_store
+from jobs.requests import QuantizeRequest
+from jobs.settings import Settings
+from worker.wire import Link, serve
+
+PROGRESS_INTERVAL_S = 1.0
+
+
+def quantize_job(link: Link) -> dict[str, Any]:
+    """Bring model and texts here, then let the core work."""
+    spec = link.spec
+    scratch_dir = Path(spec.scratch_dir)
+    settings = Settings(**spec.settings)
+    request = QuantizeRequest.model_validate(spec.input)
+    config = request.config()
+
+    link.on_event(Event("phase", {"phase": "downloading"}))
+    token = None if spec.hub_token is None else SecretStr(spec.hub_token)
+    located = models.locate(request.model, request.revision, settings, token)
+    model_dir = models.fetch(located, scratch_dir / "source", Download(link).on_bytes)
+    found = texts.fetch_texts(config, scratch_dir / "texts", open_store(settings))
+
+    from apiq_core.quantize import quantize  # torch: seconds to import, so not before it is needed
+
+    report = quantize(
+        model_dir,
+        spec.out_dir,
+        config,
+        on_event=link.on_event,
+        should_stop=link.should_stop,
+        texts=found,
+        device=settings.device,
+        model_name=request.model,
+    )
+    return {"metrics": report.headline(), "text_sha256": fingerprints(found)}
+
+
+class Download:
+    """The progress of a download, told now and then; a stop order ends it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._start = time.monotonic()
+        self._told = 0.0
+
+    def on_bytes(self, done: int, total: int) -> None:
+        if self._link.should_stop():
+            raise Stopped
+        now = time.monotonic()
+        if now - self._told < PROGRESS_INTERVAL_S and done < total:
+            return
+        self._told = now
+        left_s = (now - self._start) * (total - done) / done if done else None
+        progress = {
+            "done": done,
+            "total": total,
+            "unit": "byte",
+            "percent": round(100 * done / total, 1) if total else 100.0,
+            "eta_seconds": None if left_s is None else round(left_s, 1),
+        }
+        self._link.on_event(Event("progress", progress))
+
+
+def fingerprints(files: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 of each text by its source. `builtin` is fixed by the version of Python."""
+    found = {}
+    for source, path in sorted(files.items()):
+        with path.open("rb") as file:
+            found[source] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(serve(quantize_job))

@@ -1,0 +1,35 @@
+"""What a ring leads to: claim and run until nothing is runnable."""
+
+import structlog
+
+from jobs import leases
+from jobs.job import Job
+from worker.context import Worker
+from worker.supervisor import supervise
+
+log = structlog.get_logger(__name__)
+
+
+def run_until_idle(worker: Worker) -> None:
+    """Run jobs one after the other while there are any and the worker is not to end.
+
+    Whatever happens to a job ends that job's attempt, never the worker: an attempt that could
+    not even write its end is taken back by a sweeper when its lease lapses.
+    """
+    while not worker.drain.is_set() and (job := _claim(worker)) is not None:
+        log.info("attempt_started", job=job.id, attempt=job.attempt)
+        try:
+            supervise(worker, job)
+        except Exception:
+            log.exception("attempt_broke", job=job.id, attempt=job.attempt)
+
+
+def _claim(worker: Worker) -> Job | None:
+    with worker.database.begin() as connection:
+        return leases.claim(
+            connection,
+            worker_id=worker.worker_id,
+            device_class=worker.device_class,
+            lease_ttl_s=worker.settings.lease_ttl_s,
+            max_running_jobs=worker.settings.max_running_jobs_per_owner,
+        )

@@ -1,0 +1,103 @@
+"""A thread of every worker, from boot: looks after jobs that nobody looks after.
+
+One worker at a time sweeps the records; every worker clears its own host's scratch.
+"""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from jobs import datasets, doorbell, maintenance
+from jobs.artifacts import job_prefix
+from worker import health
+from worker.checkpoints import clear
+from worker.context import Worker
+from worker.logs import redact
+from worker.publish import discard
+
+LEADER_INTERVALS = 3  # a leader that skips this many sweeps is replaced
+
+log = structlog.get_logger(__name__)
+
+
+class Sweeper(threading.Thread):
+    """Sweeps at once, then at an interval until `stop`. Survives a database that is away."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self._worker = worker
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            try:
+                sweep(self._worker)
+                prune_scratch(self._worker)
+                health.touch(self._worker.settings, self._worker.worker_id)
+            except Exception:
+                log.exception("sweep_broke")
+            if self._end.wait(self._worker.settings.sweep_interval_s):
+                return
+
+    def stop(self) -> None:
+        self._end.set()
+        self.join()
+        health.forget(self._worker.settings, self._worker.worker_id)
+
+
+def sweep(worker: Worker) -> None:
+    """One sweep, if this worker leads."""
+    settings = worker.settings
+    with worker.database.begin() as connection:
+        ttl_s = LEADER_INTERVALS * settings.sweep_interval_s
+        if not maintenance.lead(connection, worker.worker_id, ttl_s):
+            return
+        swept = maintenance.sweep(connection, settings)
+    for job in swept.to_ring:
+        doorbell.ring(settings, job)
+    doorbell.prune(settings)
+    for job in swept.taken_back:
+        log.warning("job_taken_back", job=job.id, attempt=job.attempt, state=job.state)
+        discard(worker.store, job)
+        if job.is_terminal:
+            clear(worker, job)
+    for job in swept.to_clear:
+        clear(worker, job)
+    for job_id in swept.deleted_jobs:
+        with _or_later(job=job_id):
+            worker.store.delete_prefix(job_prefix(job_id))
+            with worker.database.begin() as connection:
+                maintenance.forget_job(connection, job_id)
+    for dataset_id in swept.deleted_datasets:
+        with _or_later(dataset=dataset_id):
+            datasets.remove_text(worker.store, dataset_id)
+            with worker.database.begin() as connection:
+                maintenance.forget_dataset(connection, dataset_id)
+    with _or_later():
+        worker.store.prune()
+
+
+@contextmanager
+def _or_later(**what: str) -> Iterator[None]:
+    """What the store does not do now, another sweep asks for again; others need not wait."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("not_removed", error=redact(repr(error)), **what)
+
+
+def prune_scratch(worker: Worker) -> None:
+    """Delete what attempts left behind that no longer hold their job, as after a kill.
+
+    The directory of an attempt is made after its claim was committed, so a live one is never
+    taken for a leftover.
+    """
+    for directory in worker.settings.scratch_dir.glob("*.*"):
+        job_id, _, attempt = directory.name.partition(".")
+        with worker.database.read() as connection:
+            held = attempt.isdecimal() and maintenance.is_held(connection, job_id, int(attempt))
+        if not held:
+            shutil.rmtree(directory, ignore_errors=True)
