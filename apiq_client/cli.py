@@ -1,0 +1,64 @@
+"""The `apiq` command."""
+
+import sys
+from importlib.metadata import version as installed_version
+
+import typer
+
+from apiq_client.commands import artifacts, datasets, jobs, keys, models, quantize, up
+from apiq_client.errors import ApiqError
+from apiq_client.sdk import Client
+from apiq_client.terminal import out, print_error, print_json
+
+app = typer.Typer(
+    name="apiq",
+    help="Quantize language models: a low-bit checkpoint and a LoRA adapter per job. "
+    "APIQ_URL names the server (default http://127.0.0.1:8000), APIQ_API_KEY is your key to it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(up.up)
+app.command()(quantize.quantize)
+app.add_typer(jobs.app)
+app.command()(jobs.events)
+app.command()(jobs.logs)
+app.add_typer(artifacts.app)
+app.add_typer(datasets.app)
+app.add_typer(models.app)
+app.add_typer(keys.app)
+
+
+@app.command()
+def version(json: bool = typer.Option(False, "--json", help="Machine-readable output.")) -> None:
+    """Versions of this command and of the server."""
+    versions = {"client": installed_version("apiq")}
+    try:
+        with Client() as client:
+            versions |= {"server": client.version()["version"], "url": client.url}
+    except ApiqError as error:
+        versions["server"] = f"none: {error.message}"
+    if json:
+        print_json(versions)
+        return
+    for name, value in versions.items():
+        out.print(f"{name:8}{value}")
+
+
+def main() -> None:
+    """Exit code 0, 1 for an error (one red line), 2 for wrong usage."""
+    try:
+        app()
+    except ApiqError as error:
+        print_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `apiq events -f | head`
+        sys.stderr.close()
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

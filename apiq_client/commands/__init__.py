@@ -1,0 +1,1 @@
+"""The subcommands of `apiq`, a file for each subject."""

@@ -1,0 +1,51 @@
+"""`apiq datasets`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apiq_client.commands.jobs import AsJson
+from apiq_client.sdk import Client
+from apiq_client.terminal import describe_bytes, out, print_json, print_table
+
+app = typer.Typer(name="datasets", help="Texts to calibrate on.", no_args_is_help=True)
+
+
+@app.command()
+def upload(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A UTF-8 text file.")],
+    name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Upload a text; use it with `apiq quantize --calibration-source dataset:ID`."""
+    with Client() as client:
+        dataset = client.upload_dataset(file, name=name)
+    if json:
+        print_json(dataset)
+    else:
+        out.print(dataset.id)
+
+
+@app.command("list")
+def list_datasets(json: AsJson = False) -> None:
+    """The uploaded texts."""
+    with Client() as client:
+        datasets = client.datasets()
+    if json:
+        print_json(datasets)
+        return
+    print_table(
+        ("ID", "NAME", "SIZE", "CREATED (UTC)"),
+        (
+            (x.id, x.name or "", describe_bytes(x.size_bytes), f"{x.created_at:%Y-%m-%d %H:%M:%S}")
+            for x in datasets
+        ),
+    )
+
+
+@app.command()
+def delete(dataset_id: Annotated[str, typer.Argument(help="ds_...")]) -> None:
+    """Delete a text that no unfinished job uses."""
+    with Client() as client:
+        client.delete_dataset(dataset_id)

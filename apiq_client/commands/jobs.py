@@ -1,0 +1,133 @@
+"""`apiq jobs`, `apiq events`, `apiq logs`."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from apiq_client.commands.quantize import HubTokenFromEnv, hub_token, parse_labels
+from apiq_client.records import Job
+from apiq_client.sdk import Client
+from apiq_client.terminal import out, print_json, print_table
+
+app = typer.Typer(name="jobs", help="List, show, cancel, retry, delete.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(help="The job's id, job_...", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command("list")
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may repeat.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    json: AsJson = False,
+) -> None:
+    """The newest jobs."""
+    with Client() as client:
+        jobs = list(
+            client.jobs(state=state, model=model, labels=parse_labels(label or []), limit=limit)
+        )
+    if json:
+        print_json(jobs)
+        return
+    rows = (
+        (
+            job.id,
+            job.state,
+            _doing(job),
+            str(job.input.get("model", "")),
+            str(job.input.get("bits", "")),
+            f"{job.created_at:%Y-%m-%d %H:%M:%S}",
+        )
+        for job in jobs
+    )
+    print_table(("ID", "STATE", "DOING", "MODEL", "BITS", "CREATED (UTC)"), rows)
+
+
+@app.command()
+def show(job_id: JobId, json: AsJson = False) -> None:
+    """Everything about one job."""
+    with Client() as client:
+        job = client.job(job_id)
+    if json:
+        print_json(job)
+        return
+    for name, value in _flat(job.model_dump(mode="json")):
+        out.print(f"{name:36}{value}")
+
+
+@app.command()
+def cancel(job_id: JobId, json: AsJson = False) -> None:
+    """Stop a job: at once if it is queued, at its next step if it runs."""
+    with Client() as client:
+        job = client.cancel(job_id)
+    if json:
+        print_json(job)
+    else:
+        out.print(f"{job.id} {job.state}")
+
+
+@app.command()
+def retry(job_id: JobId, hub_token_from_env: HubTokenFromEnv = None, json: AsJson = False) -> None:
+    """Submit a job that failed or was cancelled again, and print the new one's id."""
+    with Client() as client:
+        job = client.retry(job_id, hub_token=hub_token(hub_token_from_env))
+    if json:
+        print_json(job)
+    else:
+        out.print(job.id)
+
+
+@app.command()
+def delete(job_id: JobId) -> None:
+    """Delete a job that has ended, and what it made."""
+    with Client() as client:
+        client.delete(job_id)
+
+
+def events(
+    job_id: JobId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job has finished.")
+    ] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events behind this number.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """The history of a job."""
+    with Client() as client:
+        for event in client.events(job_id, after=after, follow=follow):
+            if json:
+                line = event.model_dump_json()
+            else:
+                data = " ".join(f"{key}={value}" for key, value in event.data.items())
+                line = f"{event.seq:>4}  {event.at:%H:%M:%S}  {event.type:10}  {data}".rstrip()
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+
+def logs(
+    job_id: JobId,
+    tail: Annotated[int | None, typer.Option(min=1, help="Only the last so many lines.")] = None,
+) -> None:
+    """What the process of a job printed."""
+    with Client() as client:
+        sys.stdout.write(client.logs(job_id, tail=tail))
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """`input.calibration.samples` and its like; what is null is left out."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _doing(job: Job) -> str:
+    percent = (job.progress or {}).get("percent")
+    if job.state != "running" or not job.phase:
+        return ""
+    return job.phase if percent is None else f"{job.phase} {percent:.0f}%"

@@ -1,0 +1,64 @@
+"""`apiq models`: the models directory of this machine. The server is not asked."""
+
+import json as jsonlib
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apiq_client import rooms
+from apiq_client.commands.jobs import AsJson
+from apiq_client.terminal import describe_bytes, print_json, print_table
+
+app = typer.Typer(name="models", help="The models directory of this machine.", no_args_is_help=True)
+
+ModelsDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="APIQ_MODELS_DIR",
+        help="The models directory.",
+        show_default="models in APIQ_DATA_DIR, or in ./apiq-data",
+    ),
+]
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder, a .gguf file, or pip:PACKAGE.")
+    ],
+    name: Annotated[str, typer.Option(help="The id under which jobs name it.")],
+    models_dir: ModelsDir = None,
+) -> None:
+    """Bring a model in, so that jobs find it under NAME."""
+    models_dir = models_dir or _default_models_dir()
+    models_dir.mkdir(parents=True, exist_ok=True)
+    options = ["--name", name, "--models-dir", str(models_dir)]
+    rooms.run("apiq_core.import_model", source, *options, code="import_failed")
+
+
+@app.command("list")
+def list_models(models_dir: ModelsDir = None, json: AsJson = False) -> None:
+    """The models that are there."""
+    models_dir = models_dir or _default_models_dir()
+    rows = [
+        {
+            "id": config.parent.relative_to(models_dir).as_posix(),
+            "model_type": jsonlib.loads(config.read_bytes()).get("model_type", "?"),
+            "size_bytes": sum(file.stat().st_size for file in config.parent.glob("*.safetensors")),
+        }
+        for pattern in ("[!.]*/config.json", "[!.]*/*/config.json")
+        for config in sorted(models_dir.glob(pattern))
+    ]
+    if json:
+        print_json({"models_dir": str(models_dir), "models": rows})
+        return
+    print_table(
+        ("ID", "TYPE", "WEIGHTS"),
+        ((str(x["id"]), str(x["model_type"]), describe_bytes(int(x["size_bytes"]))) for x in rows),
+    )
+
+
+def _default_models_dir() -> Path:
+    return Path(os.environ.get("APIQ_DATA_DIR", "apiq-data")) / "models"

@@ -1,0 +1,67 @@
+"""What the server answers, as values. Fields that a newer server adds are kept in `extra`."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Job(_Record):
+    """A job as it was when it was asked for."""
+
+    id: str
+    type: str
+    state: str  # queued, running, cancelling, succeeded, failed, cancelled
+    phase: str | None = None  # what a running job is doing
+    attempt: int = 0
+    event_seq: int = 0  # of its latest event; grows whenever the job changes
+    progress: dict[str, Any] | None = None  # done, total, unit, percent, eta_seconds
+    error: dict[str, Any] | None = None  # code, message, fault, retryable
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    retry_of: str | None = None  # the job that this one repeats
+    labels: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
+    input: dict[str, Any] = {}  # the request, every default resolved
+    metrics: dict[str, Any] | None = None
+    urls: dict[str, str] = {}
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+
+class Event(_Record):
+    """One entry of a job's history; `seq` has no gaps."""
+
+    seq: int
+    type: str
+    at: datetime
+    data: dict[str, Any] = {}
+
+
+class Artifact(_Record):
+    """One file that a job published."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    content_type: str
+
+
+class Dataset(_Record):
+    """An uploaded text."""
+
+    id: str
+    name: str | None = None
+    size_bytes: int
+    characters: int
+    sha256: str
+    created_at: datetime

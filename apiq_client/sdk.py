@@ -1,0 +1,252 @@
+"""The service as Python: one method a call.
+
+with Client() as client:
+    job = client.quantize("HuggingFaceTB/SmolLM2-135M-Instruct", bits=2)
+    client.wait(job.id)
+    client.download_all(job.id, "out")
+"""
+
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from apiq_client.download import OnBytes, download
+from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
+from apiq_client.events import follow_events
+from apiq_client.records import Artifact, Dataset, Event, Job
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
+TRIES = 4  # of a call that may be repeated, while the server cannot be reached
+WAIT_S = 25.0  # of one question for a job's next change
+KEY = re.compile(r"[\x21-\x7e]+")
+
+
+class Client:
+    """A connection to one server; `url` defaults to `APIQ_URL`, `api_key` to `APIQ_API_KEY`."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.url = (url or os.environ.get("APIQ_URL") or DEFAULT_URL).rstrip("/")
+        # httpx leaves Authorization out where a redirect leads to another origin (RFC 9110 15.4)
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=_authorization(api_key or os.environ.get("APIQ_API_KEY")),
+            timeout=timeout_s,
+            follow_redirects=True,
+        )
+        self._wait_s = min(WAIT_S, timeout_s / 2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # -- jobs
+
+    def quantize(self, model: str, bits: int, **fields: Any) -> Job:
+        """Submit a job; `fields` are those of POST /jobs (`group_size=64`, `labels={...}`).
+
+        If the answer is lost it asks again: its idempotency key keeps that from making two jobs.
+        """
+        body = {"model": model, "bits": bits, **fields}
+        headers = {"idempotency-key": str(uuid.uuid4())}
+        return Job.model_validate(self._call("POST", "/jobs", json=body, headers=headers))
+
+    def job(self, job_id: str, *, wait_s: float = 0, after: int | None = None) -> Job:
+        """The job. With `wait_s` (at most 60) once it changes, or after so many seconds; `after`
+        is the `event_seq` that is known, of which a later one counts as a change."""
+        params: dict[str, Any] = {"wait": wait_s, "after": after}
+        params = {name: value for name, value in params.items() if value}
+        return Job.model_validate(self._call("GET", f"/jobs/{_part(job_id)}", params=params))
+
+    def jobs(
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Job]:
+        """Newest first, all pages; `limit` ends the iteration."""
+        query: dict[str, Any] = {"state": state, "model": model}
+        query |= {f"label.{key}": value for key, value in (labels or {}).items()}
+        query = {key: value for key, value in query.items() if value is not None}
+        left = limit
+        while left is None or left > 0:
+            page = self._call("GET", "/jobs", params=query | {"limit": min(left or 100, 100)})
+            for item in page["jobs"]:
+                yield Job.model_validate(item)
+            if not page.get("next"):
+                return
+            query["after"] = page["next"]
+            left = None if left is None else left - len(page["jobs"])
+
+    def cancel(self, job_id: str) -> Job:
+        return Job.model_validate(self._call("POST", f"/jobs/{_part(job_id)}/cancel"))
+
+    def retry(self, job_id: str, *, hub_token: str | None = None) -> Job:
+        """A new job like one that failed or was cancelled; a gated model needs its token again."""
+        body = {} if hub_token is None else {"hub_token": hub_token}
+        return Job.model_validate(self._call("POST", f"/jobs/{_part(job_id)}/retry", json=body))
+
+    def delete(self, job_id: str) -> None:
+        """Delete an ended job and its artifacts."""
+        self._request("DELETE", f"/jobs/{_part(job_id)}")
+
+    def watch(self, job_id: str) -> Iterator[Job]:
+        """The job each time it changed, until it has finished."""
+        job = self.job(job_id)
+        yield job
+        while not job.is_finished:
+            known, job = job, self.job(job_id, wait_s=self._wait_s, after=job.event_seq)
+            if job != known:
+                yield job
+
+    def wait(self, job_id: str) -> Job:
+        """Block until the job has finished; raises `JobFailed` unless it succeeded."""
+        *_, job = self.watch(job_id)
+        if job.state != "succeeded":
+            raise JobFailed(job.id, job.state, job.error)
+        return job
+
+    def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
+        """The job's history; with `follow` until it has finished, through broken connections."""
+        path = f"/jobs/{_part(job_id)}/events"
+        if follow:
+            yield from follow_events(self._http, self.url, path, after)
+            return
+        while page := self._call("GET", path, params={"after": after})["events"]:
+            yield from map(Event.model_validate, page)
+            after = page[-1]["seq"]
+
+    def logs(self, job_id: str, *, tail: int | None = None) -> str:
+        """What the job's process printed."""
+        params = {} if tail is None else {"tail": tail}
+        return self._request("GET", f"/jobs/{_part(job_id)}/logs", params=params).text
+
+    # -- artifacts
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        listing = self._call("GET", f"/jobs/{_part(job_id)}/artifacts")
+        return [Artifact.model_validate(item) for item in listing["artifacts"]]
+
+    def download(
+        self,
+        job_id: str,
+        artifact: Artifact,
+        directory: str | Path,
+        *,
+        on_bytes: OnBytes | None = None,
+    ) -> Path:
+        """Fetch one file to `directory/artifact.path`; resumes, verifies its sha256."""
+        path = f"/jobs/{_part(job_id)}/artifacts/{quote(artifact.path)}"
+        return download(self._http, self.url, path, artifact, Path(directory), on_bytes)
+
+    def download_all(
+        self, job_id: str, directory: str | Path, *, on_bytes: OnBytes | None = None
+    ) -> list[Path]:
+        """Fetch every artifact of a job."""
+        return [
+            self.download(job_id, artifact, directory, on_bytes=on_bytes)
+            for artifact in self.artifacts(job_id)
+        ]
+
+    # -- datasets
+
+    def upload_dataset(self, file: str | Path, *, name: str | None = None) -> Dataset:
+        """Upload a UTF-8 text; use it as `calibration={"source": f"dataset:{dataset.id}"}`."""
+        file = Path(file)
+        with file.open("rb") as content:
+            answer = self._call(
+                "POST",
+                "/datasets",
+                params={"name": name or file.name},
+                content=content,
+                headers={
+                    "content-type": "text/plain; charset=utf-8",
+                    "content-length": str(file.stat().st_size),
+                },
+            )
+        return Dataset.model_validate(answer)
+
+    def datasets(self) -> list[Dataset]:
+        return [Dataset.model_validate(x) for x in self._call("GET", "/datasets")["datasets"]]
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        return Dataset.model_validate(self._call("GET", f"/datasets/{_part(dataset_id)}"))
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        self._request("DELETE", f"/datasets/{_part(dataset_id)}")
+
+    # -- the server
+
+    def version(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self._call("GET", "/version")
+        return answer
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        return self._request(method, path, **arguments).json()
+
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        may_repeat = method == "GET" or "idempotency-key" in arguments.get("headers", {})
+        tries = TRIES if may_repeat else 1
+        for left in reversed(range(tries)):
+            try:
+                response = self._http.request(method, path, **arguments)
+                break
+            except httpx.TransportError as error:
+                if not left:
+                    raise Unreachable(self.url, error) from error
+                time.sleep(0.1 * 2 ** (tries - left))
+        return raise_for_problem(response)
+
+
+def raise_for_problem(response: httpx.Response) -> httpx.Response:
+    """Return a success; turn everything else into `ProblemError`."""
+    if response.is_success:
+        return response
+    response.read()
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    raise ProblemError(response.status_code, problem if isinstance(problem, dict) else {})
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    if not api_key:
+        return {}
+    if KEY.fullmatch(api_key) is None:  # never quoted: it may be all but a key
+        raise ApiqError(
+            "illegal_api_key",
+            "the API key (APIQ_API_KEY) has characters that no key has; legal: apiq_...",
+        )
+    return {"authorization": f"Bearer {api_key}"}
+
+
+def _part(identifier: str) -> str:
+    """An id as one part of a path; `.` and `..` would be folded away by URL rules."""
+    return quote(identifier, safe="").replace(".", "%2E")
