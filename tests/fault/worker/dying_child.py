@@ -1,0 +1,36 @@
+"""The real child, killed by signal 9 around a block: `dying_child.py WHEN BLOCK`.
+
+WHEN is `told`, right after it told of the block, or `written`, when the block's file is there
+and nobody knows.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from apiq_core.events import Event
+from apiq_core.layout import block_file
+from worker.child import quantize_job
+from worker.wire import Link, serve
+
+
+def work(link: Link) -> dict[str, Any]:
+    when, block = sys.argv[1], int(sys.argv[2])
+    tell = link.on_event
+
+    def tell_and_die(event: Event) -> None:
+        is_it = event.type == "block" and event.data["index"] == block
+        if is_it and when == "written":
+            assert block_file(link.spec.out_dir, block).exists()
+            os.kill(os.getpid(), signal.SIGKILL)
+        tell(event)
+        if is_it:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    link.on_event = tell_and_die  # type: ignore[method-assign]
+    return quantize_job(link)
+
+
+if __name__ == "__main__":
+    sys.exit(serve(work))

@@ -1,0 +1,223 @@
+"""Finding, pinning and fetching models, in a directory and on a hub, with the real client."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from apiq_core.errors import InfraError, UserError
+from jobs import models
+from jobs.settings import Settings
+from tests.integration.api.hub_server import Hub
+from tests.tiny_models import make_tiny
+
+# no records and no store
+pytestmark = pytest.mark.column("embedded")
+
+NAME = "org/tiny"
+
+
+def put_local(settings: Settings, source: Path, name: str = NAME) -> Path:
+    return Path(shutil.copytree(source, settings.models_dir / name))
+
+
+def put_on_hub(hub: Hub, source: Path, name: str = NAME) -> Path:
+    return Path(shutil.copytree(source, hub.root / "models" / name))
+
+
+class TestLocal:
+    def test_found_and_inspected(self, settings: Settings, tiny_model: Path) -> None:
+        directory = put_local(settings, tiny_model)
+        located = models.locate(NAME, None, settings)
+        assert located.directory == directory
+        assert located.revision.startswith("local:")
+        assert models.inspect(located).block_count == 2
+        assert models.fetch(located, settings.data_dir / "scratch", lambda *_: None) == directory
+
+    def test_local_goes_before_the_hub(
+        self, settings: Settings, tiny_model: Path, hub: Hub
+    ) -> None:
+        put_local(settings, tiny_model)
+        put_on_hub(hub, tiny_model)
+        assert models.locate(NAME, None, settings).directory is not None
+        assert hub.requests == []
+
+    def test_a_changed_model_is_noticed(self, settings: Settings, tiny_model: Path) -> None:
+        directory = put_local(settings, tiny_model)
+        revision = models.locate(NAME, None, settings).revision
+        assert models.locate(NAME, revision, settings).revision == revision
+        weights = directory / "model.safetensors"
+        weights.write_bytes(weights.read_bytes() + b" ")
+        with pytest.raises(UserError) as caught:
+            models.locate(NAME, revision, settings)
+        assert caught.value.code == "model_changed"
+        assert revision in caught.value.message
+
+    def test_a_removed_model_is_not_looked_for_elsewhere(
+        self, settings: Settings, tiny_model: Path, hub: Hub
+    ) -> None:
+        put_on_hub(hub, tiny_model)
+        with pytest.raises(UserError) as caught:
+            models.locate(NAME, "local:0123456789abcdef", settings)
+        assert caught.value.code == "model_not_found"
+        assert hub.requests == []
+
+    @pytest.mark.parametrize("what", ["directory", "file"])
+    def test_links_that_lead_outside(
+        self, settings: Settings, tiny_model: Path, what: str, tmp_path: Path
+    ) -> None:
+        if what == "directory":
+            (settings.models_dir / "org").mkdir(parents=True)
+            (settings.models_dir / NAME).symlink_to(tiny_model)
+        else:
+            secret = tmp_path / "secret"
+            secret.write_text("secret")
+            (put_local(settings, tiny_model) / "tokenizer.json").unlink()
+            (settings.models_dir / NAME / "tokenizer.json").symlink_to(secret)
+        with pytest.raises(UserError) as caught:
+            models.locate(NAME, None, settings)
+        assert caught.value.code == "model_outside"
+
+    @pytest.mark.parametrize("name", ["..", "../x", "a/../b", "/etc", "a/b/c", "a\n", "é", "", "."])
+    def test_names_that_are_none(self, settings: Settings, name: str) -> None:
+        with pytest.raises(UserError) as caught:
+            models.locate(name, None, settings)
+        assert caught.value.code == "illegal_model_id"
+        assert "legal" in caught.value.message
+
+
+class TestHub:
+    def test_found_and_pinned(self, settings: Settings, tiny_model: Path, hub: Hub) -> None:
+        put_on_hub(hub, tiny_model)
+        located = models.locate(NAME, None, settings)
+        assert (located.revision, located.directory) == (hub.commit, None)
+        assert models.locate(NAME, "main", settings).revision == hub.commit
+
+    def test_facts_come_from_headers_alone(
+        self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path
+    ) -> None:
+        put_on_hub(hub, make_tiny(tmp_path / "larger", hidden=256, intermediate=512))
+        located = models.locate(NAME, None, settings)
+        facts = models.inspect(located)
+        assert (facts.block_count, facts.model_type) == (2, "llama")
+        local = put_local(settings, tmp_path / "larger", "same")
+        assert facts == models.inspect(models.Located("same", "local:", local))
+
+    def test_fetches_only_what_is_needed(
+        self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path
+    ) -> None:
+        repository = put_on_hub(hub, tiny_model)
+        for name in ("modeling_evil.py", "pytorch_model.bin", "README.md", "other.safetensors"):
+            (repository / name).write_text("never fetched")
+        seen: list[tuple[int, int]] = []
+        located = models.locate(NAME, None, settings)
+        directory = models.fetch(located, tmp_path / "out", lambda *x: seen.append(x))
+        wanted = {"config.json", "generation_config.json", "tokenizer.json"}
+        wanted |= {"tokenizer_config.json", "model.safetensors"}
+        assert {path.name for path in directory.iterdir() if path.is_file()} == wanted
+        assert hub.fetched() == wanted
+        for name in wanted:
+            assert (directory / name).read_bytes() == (tiny_model / name).read_bytes()
+        assert seen == sorted(seen)
+        assert seen[-1][0] == seen[-1][1] == sum((tiny_model / x).stat().st_size for x in wanted)
+
+    def test_sharded(self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        repository = put_on_hub(hub, tiny_model)
+        (repository / "model.safetensors").unlink()
+        AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(
+            repository, max_shard_size="100KB"
+        )
+        shards = {path.name for path in repository.glob("*.safetensors")}
+        assert len(shards) > 1
+        located = models.locate(NAME, None, settings)
+        assert models.inspect(located).block_count == 2
+        directory = models.fetch(located, tmp_path / "out", lambda *_: None)
+        assert {path.name for path in directory.glob("*.safetensors")} == shards
+
+    def test_a_broken_download_is_continued(
+        self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path
+    ) -> None:
+        put_on_hub(hub, tiny_model)
+        located = models.locate(NAME, None, settings)
+        hub.cut_after_bytes = 100_000
+        directory = models.fetch(located, tmp_path / "out", lambda *_: None)
+        content = (directory / "model.safetensors").read_bytes()
+        assert hub.cut_after_bytes is None
+        assert content == (tiny_model / "model.safetensors").read_bytes()
+
+    def test_an_index_that_names_a_path(
+        self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path
+    ) -> None:
+        repository = put_on_hub(hub, tiny_model)
+        index = {"weight_map": {"x": "../../secret.safetensors"}}
+        (repository / "model.safetensors.index.json").write_text(json.dumps(index))
+        located = models.locate(NAME, None, settings)
+        with pytest.raises(UserError) as caught:
+            models.fetch(located, tmp_path / "out", lambda *_: None)
+        assert caught.value.code == "missing_weights"
+
+    def test_unknown_says_where_it_looked(self, settings: Settings, hub: Hub) -> None:
+        with pytest.raises(UserError) as caught:
+            models.locate("org/none", None, settings)
+        assert caught.value.code == "model_not_found"
+        assert str(settings.models_dir / "org/none") in caught.value.message
+        assert hub.url in caught.value.message
+
+    def test_unknown_revision(self, settings: Settings, tiny_model: Path, hub: Hub) -> None:
+        put_on_hub(hub, tiny_model)
+        with pytest.raises(UserError) as caught:
+            models.locate(NAME, "v9", settings)
+        assert (caught.value.code, caught.value.value) == ("revision_not_found", "v9")
+
+    def test_gated(self, settings: Settings, tiny_model: Path, hub: Hub) -> None:
+        put_on_hub(hub, tiny_model)
+        hub.gated.add(NAME)
+        located = models.locate(NAME, None, settings)
+        with pytest.raises(UserError) as caught:
+            models.inspect(located)
+        assert caught.value.code == "model_gated"
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            (lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"), "pickle_weights"),
+            (lambda d: (d / "tokenizer.json").unlink(), "missing_tokenizer"),
+            (lambda d: (d / "config.json").unlink(), "missing_config"),
+            (lambda d: (d / "config.json").write_text("[]"), "corrupt_config"),
+            (lambda d: edit_config(d, auto_map={"AutoModel": "x.Y"}), "remote_code"),
+            (lambda d: edit_config(d, model_type="gpt2"), "unsupported_architecture"),
+            (lambda d: cut(d / "model.safetensors", 3000), "corrupt_weights"),
+            (lambda d: cut(d / "model.safetensors", -9000), "corrupt_weights"),
+            (lambda d: (d / "model.safetensors").write_bytes(b"\xff" * 99), "corrupt_weights"),
+        ],
+    )
+    def test_what_cannot_be_quantized(
+        self, settings: Settings, tiny_model: Path, hub: Hub, change, code: str
+    ) -> None:
+        change(put_on_hub(hub, tiny_model))
+        with pytest.raises(UserError) as caught:
+            models.inspect(models.locate(NAME, None, settings))
+        assert caught.value.code == code
+
+    def test_silence_while_asking_for_any_revision(self, settings: Settings) -> None:
+        with pytest.raises(UserError) as caught:
+            models.locate(NAME, None, settings)
+        assert caught.value.code == "model_not_found"
+        assert "does not answer" in caught.value.message
+
+    def test_silence_while_asking_for_a_pinned_revision_may_pass(self, settings: Settings) -> None:
+        with pytest.raises(InfraError) as caught:
+            models.locate(NAME, "0" * 40, settings)
+        assert caught.value.code == "hub_unreachable"
+
+
+def edit_config(directory: Path, **changes: object) -> None:
+    config = json.loads((directory / "config.json").read_text()) | changes
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+def cut(file: Path, length: int) -> None:
+    file.write_bytes(file.read_bytes()[:length])

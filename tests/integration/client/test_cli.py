@@ -1,0 +1,283 @@
+"""The `apiq` command as a process, against a real server."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from tests.integration.api.live import Live
+
+APIQ = [sys.executable, "-m", "apiq_client.cli"]
+FILES = {"model/model.safetensors": os.urandom(10_000), "report.json": b"{}"}
+
+
+class Command:
+    """Runs `apiq` with an environment of its own."""
+
+    def __init__(self, live: Live, cwd: Path) -> None:
+        self.live = live
+        self.cwd = cwd
+        self.environment = os.environ | {"APIQ_URL": live.url, "COLUMNS": "80"}
+
+    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*APIQ, *arguments],
+            env=self.environment,
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*APIQ, *arguments],
+            env=self.environment,
+            cwd=self.cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def apiq(live: Live, tmp_path: Path) -> Command:
+    return Command(live, tmp_path)
+
+
+class TestQuantize:
+    def test_prints_the_id_and_sends_the_options(self, apiq: Command) -> None:
+        options = ["--bits", "3", "--group-size", "-1", "--calibration-samples", "5"]
+        options += [
+            "--method",
+            "apiq-bw",
+            "--label",
+            "team=search",
+            "--formats",
+            "compressed-tensors",
+        ]
+        job_id = apiq("quantize", "tiny", *options).stdout.strip()
+        job = json.loads(apiq("jobs", "show", job_id, "--json").stdout)
+        assert (job["input"]["bits"], job["input"]["group_size"]) == (3, -1)
+        assert job["input"]["calibration"]["samples"] == 5
+        assert job["labels"] == {"team": "search"}
+
+    def test_wait_and_download(self, apiq: Command, live: Live, tmp_path: Path) -> None:
+        process = apiq.start("quantize", "tiny", "--bits", "2", "--download", "out", "--json")
+        assert process.stderr is not None
+        job_id = process.stderr.readline().strip()
+        claimed = live.claim_only(job_id)
+        progress = {"done": 1, "total": 2, "unit": "blocks", "percent": 50, "eta_seconds": 61}
+        live.record(claimed, phase="quantizing", progress=progress)
+        lines = [process.stderr.readline().strip()]
+        while lines[-1] != "quantizing 50% ETA 1:01":
+            lines.append(process.stderr.readline().strip())
+        live.publish(claimed, FILES)
+        out, rest = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert set(lines[:-1]) <= {"queued", "running"}
+        assert rest.splitlines() == ["succeeded", "2 files, 10.0 kB, in out"]
+        assert json.loads(out)["state"] == "succeeded"
+        for path, content in FILES.items():
+            assert (tmp_path / "out" / path).read_bytes() == content
+
+    def test_one_bar_on_a_terminal(self, apiq: Command, live: Live, tmp_path: Path) -> None:
+        terminal, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (25, 80))
+        job_id_file = tmp_path / "job.json"
+        with job_id_file.open("w") as out:
+            process = subprocess.Popen(
+                [*APIQ, "quantize", "tiny", "--bits", "2", "--wait", "--json"],
+                env=apiq.environment | {"TERM": "xterm"},
+                stdout=out,
+                stderr=slave,
+            )
+        os.close(slave)
+        seen = ""
+        while "queued" not in seen:
+            seen += os.read(terminal, 4096).decode()
+        match = re.search(r"job_[0-9a-f-]{36}", seen)
+        assert match
+        claimed = live.claim_only(match[0])
+        progress = {"done": 1, "total": 2, "unit": "blocks", "percent": 50, "eta_seconds": 61}
+        live.record(claimed, phase="quantizing", progress=progress)
+        while "ETA 1:01" not in seen:
+            seen += os.read(terminal, 4096).decode()
+        assert re.search(r"quantizing .* 50% .*ETA 1:01", seen)
+        live.publish(claimed, {})
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while chunk := os.read(terminal, 4096):
+                seen += chunk.decode()
+        os.close(terminal)
+        assert process.wait(60) == 0
+        assert "succeeded" in seen and "100%" in seen
+        assert json.loads(job_id_file.read_text())["state"] == "succeeded"
+
+    def test_wait_for_a_job_that_fails(self, apiq: Command, live: Live) -> None:
+        process = apiq.start("quantize", "tiny", "--bits", "2", "--wait")
+        assert process.stderr is not None
+        job_id = process.stderr.readline().strip()
+        error = {"code": "disk_full", "message": "no space", "fault": "infra", "retryable": True}
+        live.fail(live.claim_only(job_id), error)
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert rest.splitlines()[-1] == f"error: {job_id} failed: no space [disk_full]"
+
+    @pytest.mark.parametrize(
+        ("arguments", "line"),
+        [
+            (["tiny", "--bits", "5"], "error: bits is 5; legal: 2, 3, 4 or 8 [invalid_request]"),
+            (
+                ["tiny", "--bits", "2", "--group-size", "128"],
+                "error: group_size 128 does not divide the 64 inputs of mlp.gate_proj; legal for "
+                "this model: 32, 64, -1 [group_size_does_not_divide]",
+            ),
+        ],
+    )
+    def test_refusals_are_one_line(self, apiq: Command, arguments: list[str], line: str) -> None:
+        done = apiq("quantize", *arguments, code=1)
+        assert done.stderr == line + "\n"
+        assert done.stdout == ""
+
+    def test_unknown_model_says_where_it_looked(self, apiq: Command, live: Live) -> None:
+        (line,) = apiq("quantize", "org/none", "--bits", "2", code=1).stderr.splitlines()
+        assert str(live.context.settings.models_dir / "org/none") in line
+        assert line.endswith("[model_not_found]")
+
+
+def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
+    job_id = apiq("quantize", "tiny", "--bits", "2", "--label", "x=1").stdout.strip()
+    header, row = apiq("jobs", "list", "--label", "x=1").stdout.splitlines()
+    assert header.split()[:2] == ["ID", "STATE"]
+    assert row.split()[:2] == [job_id, "queued"]
+    assert row.split()[2:4] == ["tiny", "2"]
+    listed = json.loads(apiq("jobs", "list", "--label", "x=1", "--json").stdout)
+    assert [job["id"] for job in listed] == [job_id]
+    shown = apiq("jobs", "show", job_id).stdout
+    assert re.search(r"^state +queued$", shown, re.M)
+    assert re.search(r"^input.bits +2$", shown, re.M)
+    live.put_log(live.claim_only(job_id), b"one\ntwo\n")
+    assert apiq("logs", job_id, "--tail", "1").stdout == "two\n"
+    assert apiq("jobs", "cancel", job_id).stdout == f"{job_id} cancelling\n"
+    assert [line.split()[2] for line in apiq("events", job_id).stdout.splitlines()] == [
+        *("accepted", "started", "cancelling")
+    ]
+
+
+def test_every_field_of_a_job_is_an_option(apiq: Command) -> None:
+    options = ["--priority", "-7", "--device-class", "cpu"]
+    options += ["--max-pending-s", "60", "--max-runtime-s", "61"]
+    job = json.loads(apiq("quantize", "tiny", "--bits", "2", *options, "--json").stdout)
+    assert (job["priority"], job["device_class"]) == (-7, "cpu")
+    assert (job["max_pending_s"], job["max_runtime_s"]) == (60, 61)
+    for option, value, part in (
+        ("--priority", "101", "priority is 101; legal: at most 100"),
+        ("--device-class", "tpu", "device_class is 'tpu'; legal: 'any', 'cpu' or 'cuda'"),
+        ("--max-runtime-s", "0", "max_runtime_s is 0; legal: at least 1"),
+    ):
+        (line,) = apiq("quantize", "tiny", "--bits", "2", option, value, code=1).stderr.splitlines()
+        assert part in line
+
+
+def test_a_hub_token_comes_from_the_environment(apiq: Command) -> None:
+    submit = ["quantize", "tiny", "--bits", "2", "--hub-token-from-env", "MY_TOKEN"]
+    assert "no environment variable" in apiq(*submit, code=2).stderr
+    apiq.environment["MY_TOKEN"] = "hf_the_canary"  # this server has no secret key
+    assert apiq(*submit, code=1).stderr.endswith("[no_secret_key]\n")
+    apiq.environment["MY_TOKEN"] = "hf the canary"
+    (line,) = apiq(*submit, code=1).stderr.splitlines()
+    assert "hub_token is [secret]" in line and "canary" not in line
+
+
+def test_retry_and_delete(apiq: Command) -> None:
+    job_id = apiq("quantize", "tiny", "--bits", "2").stdout.strip()
+    assert "job_not_retryable" in apiq("jobs", "retry", job_id, code=1).stderr
+    assert "job_not_finished" in apiq("jobs", "delete", job_id, code=1).stderr
+    apiq("jobs", "cancel", job_id)
+    again = apiq("jobs", "retry", job_id).stdout.strip()
+    assert again.startswith("job_") and again != job_id
+    assert apiq("jobs", "delete", job_id).stdout == ""
+    assert "job_not_found" in apiq("jobs", "show", job_id, code=1).stderr
+
+
+def test_events_are_followed_to_the_end(apiq: Command, live: Live) -> None:
+    job_id = live.submit()["id"]
+    claimed = live.claim_only(job_id)
+    process = apiq.start("events", "-f", "--json", job_id)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["type"] == "accepted"
+    assert json.loads(process.stdout.readline())["type"] == "started"
+    live.publish(claimed, {})
+    out, err = process.communicate(timeout=60)
+    assert json.loads(out)["type"] == "succeeded"
+    assert (process.returncode, err) == (0, "")
+
+
+def test_artifacts(apiq: Command, live: Live, tmp_path: Path) -> None:
+    job_id = live.finished(FILES)["id"]
+    lines = apiq("artifacts", "list", job_id).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["PATH", *sorted(FILES)]
+    assert len(lines[1].split()[-1]) == 64  # never shortened, however narrow the screen
+    apiq("artifacts", "download", job_id, "model/*")
+    assert (tmp_path / job_id / "model/model.safetensors").is_file()
+    assert not (tmp_path / job_id / "report.json").exists()
+    apiq("artifacts", "download", job_id, "--dir", "all")
+    assert (tmp_path / "all/report.json").read_bytes() == b"{}"
+    assert "artifact_not_found" in apiq("artifacts", "download", job_id, "x*", code=1).stderr
+
+
+def test_datasets(apiq: Command, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("some words " * 10_000)
+    dataset_id = apiq("datasets", "upload", "text.txt").stdout.strip()
+    assert dataset_id in apiq("datasets", "list").stdout
+    job_id = apiq(
+        *("quantize", "tiny", "--bits", "2", "--calibration-source", f"dataset:{dataset_id}")
+    ).stdout.strip()
+    assert "dataset_in_use" in apiq("datasets", "delete", dataset_id, code=1).stderr
+    apiq("jobs", "cancel", job_id)
+    apiq("datasets", "delete", dataset_id)
+    assert dataset_id not in apiq("datasets", "list").stdout
+
+
+def test_models(apiq: Command, tiny_model: Path, tmp_path: Path) -> None:
+    apiq.environment["APIQ_MODELS_DIR"] = str(tmp_path / "models")
+    apiq("models", "import", str(tiny_model), "--name", "org/imported")
+    header, row = apiq("models", "list").stdout.splitlines()
+    assert (header.split()[0], row.split()[:2]) == ("ID", ["org/imported", "llama"])
+    (model,) = json.loads(apiq("models", "list", "--json").stdout)["models"]
+    assert model["size_bytes"] == (tiny_model / "model.safetensors").stat().st_size
+    again = apiq("models", "import", str(tiny_model), "--name", "org/imported", code=1)
+    (line,) = again.stderr.splitlines()
+    assert line.startswith("error: org/imported is there already")
+    assert line.endswith("[model_exists]")
+
+
+def test_version(apiq: Command, live: Live) -> None:
+    versions = json.loads(apiq("version", "--json").stdout)
+    assert versions == {"client": "0.1.0", "server": "0.1.0", "url": live.url}
+    apiq.environment["APIQ_URL"] = "http://127.0.0.1:9"
+    assert "no apiq server answers at http://127.0.0.1:9" in apiq("version").stdout
+
+
+def test_a_server_that_is_not_there(apiq: Command) -> None:
+    apiq.environment["APIQ_URL"] = "http://127.0.0.1:9"
+    (line,) = apiq("jobs", "list", code=1).stderr.splitlines()
+    assert line.startswith("error: no apiq server answers at http://127.0.0.1:9")
+    assert line.endswith("[unreachable]")
+
+
+def test_errors_are_red_on_a_terminal_only(apiq: Command) -> None:
+    apiq.environment["FORCE_COLOR"] = "1"
+    assert apiq("jobs", "show", "job_none", code=1).stderr.startswith("\x1b[31merror: ")
+    del apiq.environment["FORCE_COLOR"]
+    assert "\x1b" not in apiq("jobs", "show", "job_none", code=1).stderr

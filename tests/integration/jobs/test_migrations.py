@@ -1,0 +1,89 @@
+"""The migrations make what jobs/schema.py says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.exc import IntegrityError
+
+import migrations
+from jobs import repository
+from jobs.database import Database
+from jobs.schema import metadata
+from migrations.__main__ import upgrade
+
+
+def statements(url: str) -> dict[str, list[str]]:
+    database = Database(url)
+    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'alembic%'"
+    with database.read() as connection:
+        found = {name: definitions(sql) for name, sql in connection.exec_driver_sql(query)}
+    database.dispose()
+    return found
+
+
+def definitions(sql: str) -> list[str]:
+    """Columns and constraints of a statement; a column that was added later comes last in it."""
+    head, _, body = re.sub(r"\s+", " ", sql).partition("(")
+    return [head, *sorted(re.split(r", (?![^(]*\))", body.strip().removesuffix(")").strip()))]
+
+
+def test_migrated_equals_declared(tmp_path: Path, migrated_file: Path) -> None:
+    declared = f"sqlite:///{tmp_path / 'declared.db'}"
+    database = Database(declared)
+    metadata.create_all(database.engine)
+    database.dispose()
+    assert statements(f"sqlite:///{migrated_file}") == statements(declared)
+
+
+def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new' / 'apiq.db'}"
+    upgrade(url)
+    database = Database(url)
+    with database.begin() as connection:
+        job = repository.accept(connection, type="quantize", input={})
+    upgrade(url)
+    with database.read() as connection:
+        assert repository.get(connection, job.id) == job
+    database.dispose()
+
+
+def test_a_job_survives_the_way_down_and_up(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'apiq.db'}"
+    upgrade(url)
+    newest = statements(url)
+    database = Database(url)
+    with database.begin() as connection:
+        job = repository.accept(connection, type="quantize", input={})
+        history = repository.events_after(connection, job.id)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["database_url"] = url
+    command.downgrade(config, "0001")
+    assert "checkpoints" not in statements(url)
+    upgrade(url)
+    assert statements(url) == newest
+    with database.read() as connection:
+        assert repository.get(connection, job.id) == job
+        assert repository.events_after(connection, job.id) == history
+    database.dispose()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'paused'",
+        "state = 'running'",  # without a lease
+        "lease_until = 1",  # of a job that nobody holds
+        "state = 'succeeded'",  # without an end
+        "state = 'failed', finished_at = 1",  # without an error
+        "attempt = -1",
+    ],
+)
+def test_the_database_refuses_what_cannot_be(database: Database, change: str) -> None:
+    with database.begin() as connection:
+        repository.accept(connection, type="quantize", input={})
+    with pytest.raises(IntegrityError, match=r"(?i)check"), database.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE jobs SET {change}")

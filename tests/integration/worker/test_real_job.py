@@ -1,0 +1,117 @@
+"""The real command line, the real child, the real core, on a tiny model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from jobs import doorbell, intake, repository
+from jobs.artifacts import ArtifactStore
+from jobs.database import Database
+from jobs.job import Job
+from jobs.requests import QuantizeRequest
+from jobs.settings import Settings
+from jobs.states import State
+from tests.fault.worker.support import House, eventually
+from tests.tiny_models import make_tiny
+
+SMALL: dict[str, Any] = {
+    "bits": 2,
+    "model": "tiny",
+    "calibration": {"source": "builtin", "samples": 4, "length": 32, "held_out": 2},
+    "evaluation": {"samples": 2, "length": 32},
+    "training": {"epochs": 1, "batch_size": 2},
+}
+
+
+@pytest.fixture
+def house(settings: Settings, database: Database, store: ArtifactStore) -> House:
+    # seconds of torch on a busy machine: the lease must not be the thing under test
+    settings = settings.model_copy(update={"lease_ttl_s": 60.0, "device": "cpu"})
+    return House(settings, database, store)
+
+
+def accept(house: House, **changes: Any) -> Job:
+    request = intake.resolve_request(
+        QuantizeRequest.model_validate(SMALL | changes), house.settings
+    )
+    with house.database.begin() as connection:
+        job = repository.accept(connection, type="quantize", input=request.to_input())
+    doorbell.ring(house.settings, job)
+    return job
+
+
+def test_quantize_through_the_real_worker(house: House, tmp_path: Path) -> None:
+    model = make_tiny(house.settings.models_dir / "tiny")
+    environment = os.environ | house.settings.environment()
+    process = subprocess.Popen([sys.executable, "-m", "worker"], env=environment)
+    try:
+        good = accept(house)
+        good = eventually(lambda: _ended(house, good), "the end", within_s=180)
+        assert good.state == State.SUCCEEDED, good.error
+
+        # a model that broke after it was accepted: the user's fault, in the core's own words
+        bad = accept(house, model="tiny")
+        weights = model / "model.safetensors"
+        times = weights.stat()
+        with weights.open("rb+") as file:
+            file.seek(-64, os.SEEK_END)
+            file.write(b"\xff" * 64)
+        os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+        bad = eventually(lambda: _ended(house, bad), "the end", within_s=180)
+
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+    assert good.metrics is not None
+    assert {"perplexity", "kl", "bits_per_weight", "bytes", "seconds"} <= good.metrics.keys()
+    phases = [e.data["phase"] for e in house.events(good) if e.type == "phase"]
+    assert phases == [
+        "downloading",
+        "calibrating",
+        "quantizing",
+        "evaluating",
+        "packaging",
+        "uploading",
+    ]
+    assert good.progress is not None and good.progress["percent"] == 100
+    files = {file.path: file for file in house.artifacts(good)}
+    assert {
+        "README.md",
+        "report.json",
+        "report.html",
+        "manifest.json",
+        "model/config.json",
+        "model/tokenizer.json",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    } <= files.keys()
+    manifest = json.loads(house.content(files["manifest.json"].key))
+    assert manifest["model"] == "tiny"
+    assert manifest["revision"] == good.input["revision"]
+    assert manifest["config"]["seed"] == 0
+    assert manifest["calibration"]["source"] == "builtin"
+    assert "torch" in manifest["versions"]
+    adapter = tmp_path / "adapter.safetensors"
+    adapter.write_bytes(house.content(files["adapter/adapter_model.safetensors"].key))
+    with safe_open(adapter, framework="pt") as tensors:
+        assert len(list(tensors.keys())) == 2 * 7 * 2  # A and B of 7 layers in 2 blocks
+
+    assert bad.state == State.FAILED
+    assert bad.error is not None
+    assert (bad.error["code"], bad.error["fault"], bad.attempt) == ("corrupt_weights", "user", 1)
+    assert house.artifacts(bad) == []
+    assert house.no_scratch_left()
+
+
+def _ended(house: House, job: Job) -> Job | None:
+    found = house.get(job)
+    return found if found.is_terminal else None

@@ -1,0 +1,121 @@
+"""The request model, and what is said of a body that does not fit it."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from api.validation import FieldError, describe
+from apiq_core.config import QuantizeConfig, is_model_id
+from jobs.requests import QuantizeRequest
+
+GOOD = {"model": "org/name", "bits": 2}
+
+
+def refusal(body: Any) -> FieldError:
+    with pytest.raises(ValidationError) as caught:
+        QuantizeRequest.model_validate(body)
+    (error,) = caught.value.errors()
+    return describe(error | {"loc": ("body", *error["loc"])})
+
+
+def test_model_and_bits_suffice() -> None:
+    request = QuantizeRequest.model_validate(GOOD)
+    assert request.type == "quantize"
+    assert request.config() == QuantizeConfig(bits=2)
+
+
+def test_input_gives_the_same_request_back() -> None:
+    body = GOOD | {"calibration": {"samples": 3}, "revision": "main", "rank": 4}
+    request = QuantizeRequest.model_validate(body)
+    kept = json.loads(json.dumps(request.to_input()))
+    assert list(kept)[:4] == ["type", "model", "revision", "bits"]
+    assert QuantizeRequest.model_validate(kept) == request
+    assert QuantizeRequest.model_validate(kept).config() == request.config()
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "detail"),
+    [
+        (GOOD | {"bits": 5}, "#/bits", "bits is 5; legal: 2, 3, 4 or 8"),
+        (GOOD | {"group_size": 100}, "#/group_size", "100; legal: 32, 64, 128 or -1"),
+        (GOOD | {"rank": 9999}, "#/rank", "rank is 9999; legal: at most 512"),
+        (GOOD | {"group": 64}, "#/group", "group is not a field; did you mean `group_size`?"),
+        (GOOD | {"zzzz": 1}, "#/zzzz", "zzzz is not a field; legal: bits, calibration"),
+        (
+            GOOD | {"calibration": {"sampels": 3}},
+            "#/calibration/sampels",
+            "calibration.sampels is not a field; did you mean `samples`?",
+        ),
+        (GOOD | {"calibration": 5}, "#/calibration", "calibration is 5; legal: a JSON object"),
+        (
+            GOOD | {"calibration": {"source": "imagenet"}},
+            "#/calibration/source",
+            "'imagenet'; legal: `wikitext2`",
+        ),
+        ({"model": "m"}, "#/bits", "bits is missing: Bits of a quantized weight"),
+        (GOOD | {"type": "finetune"}, "#/type", "'finetune'; legal: 'quantize'"),
+        ([], "#", "the body is of type list; legal: a JSON object"),
+        (GOOD | {"labels": {"a b": "c"}}, "#/labels", "label key 'a b'; legal: 1 to 63"),
+        (GOOD | {"labels": {"a": "x" * 256}}, "#/labels", "at most 255 Unicode characters"),
+        (GOOD | {"labels": {str(i): "" for i in range(33)}}, "#/labels", "33 labels; legal: at"),
+        (GOOD | {"labels": {"a": "\ud800"}}, "#/labels", "Unicode characters"),
+        (GOOD | {"metadata": {"a": "\ud800"}}, "#/metadata", "characters that cannot be stored"),
+        (GOOD | {"metadata": {"a": ["\x00"]}}, "#/metadata", "Unicode without U+0000"),
+        (GOOD | {"metadata": {"a": float("nan")}}, "#/metadata", "no NaN"),
+        (GOOD | {"metadata": {"a": "x" * 20_000}}, "#/metadata", "legal: at most 16384"),
+        (GOOD | {"revision": "../x"}, "#/revision", "legal: a branch, a tag or a commit"),
+    ],
+)
+def test_what_does_not_fit(body: Any, pointer: str, detail: str) -> None:
+    found = refusal(body)
+    assert found.pointer == pointer
+    assert detail in found.detail
+    assert len(found.detail) < 400
+
+
+def test_metadata_may_speak_of_null_characters() -> None:
+    QuantizeRequest.model_validate(GOOD | {"metadata": {"a": r"\u0000 and \\u0000"}})
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "..",
+        "../x",
+        "a/..",
+        "a/../../etc",
+        "a..b",
+        "/etc/passwd",
+        "C:\\models",
+        "a\\b",
+        "a/b/c",
+        "org/",
+        "/name",
+        "name\n",
+        "na\nme",
+        "nàme",
+        "\uff4eame",  # a full-width n
+        "na me",
+        "",
+        ".hidden",
+        "-rf",
+        "a/-b",
+        "a" * 97,
+        "\ud800",
+        "a\x00",
+        "http://x/y",
+        "a%2e%2e",
+    ],
+)
+def test_what_is_no_model_id(model: str) -> None:
+    assert not is_model_id(model)
+    found = refusal({"model": model, "bits": 2})
+    assert found.pointer == "#/model"
+    assert "legal: `name` or `org/name`" in found.detail
+
+
+@pytest.mark.parametrize("model", ["gpt2", "meta-llama/Llama-3.1_8B", "0x/1", "a" * 96])
+def test_what_is_a_model_id(model: str) -> None:
+    assert is_model_id(model)

@@ -1,0 +1,74 @@
+"""The options of `apiq quantize` are the fields of QuantizeConfig."""
+
+import re
+
+import pytest
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from apiq_client.cli import app
+from apiq_client.options import given_fields
+from apiq_core.config import QuantizeConfig
+
+WIDE = {"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "1"}
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """Option name -> help, for every field, nested ones too."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        option = prefix + name.replace("_", "-")
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= fields(kind, f"{option}-")
+        else:
+            found[option] = field.description or ""
+    return found
+
+
+def help_text() -> str:
+    result = CliRunner().invoke(app, ["quantize", "--help"], env=WIDE)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_every_field_is_an_option_with_its_help() -> None:
+    words = re.sub(r"\s+", "", help_text())
+    expected = fields(QuantizeConfig)
+    assert "calibration-samples" in expected
+    for option, description in expected.items():
+        assert f"--{option}" in words
+        assert re.sub(r"\s+", "", description) in words
+
+
+def test_defaults_and_choices_are_shown() -> None:
+    text = help_text()
+    assert "--bits 2|3|4|8" in text
+    assert re.search(r"--calibration-samples\D+\[default: \(?64\)?\]", text, re.S)
+
+
+def test_only_what_was_given_is_sent_nested_as_the_request_has_it() -> None:
+    arguments = {
+        "bits": 2,
+        "rank": None,
+        "formats": [],
+        "calibration__samples": 3,
+        "calibration__held_out": 0,
+        "training__epochs": None,
+    }
+    assert given_fields(arguments) == {"bits": 2, "calibration": {"samples": 3, "held_out": 0}}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["quantize", "m"],  # no --bits
+        ["quantize", "m", "--bits", "two"],
+        ["quantize", "m", "--bits", "2", "--no-such-option"],
+        ["quantize", "m", "--bits", "2", "--label", "no-equals-sign"],
+        ["no-such-command"],
+        ["jobs", "show"],
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments, env=WIDE).exit_code == 2

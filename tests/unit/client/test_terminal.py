@@ -1,0 +1,52 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from apiq_client.records import Job
+from apiq_client.terminal import describe_bytes, describe_eta, show_progress
+
+
+def job(state: str, phase: str | None = None, percent: float | None = None) -> Job:
+    progress = None if percent is None else {"percent": percent, "eta_seconds": 61.0}
+    return Job(
+        id="job_1",
+        type="quantize",
+        state=state,
+        phase=phase,
+        progress=progress,
+        created_at=datetime.now(UTC),
+    )
+
+
+def test_one_plain_line_a_change_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    jobs = [
+        job("queued"),
+        job("queued"),
+        job("running", "quantizing", 10.2),
+        job("running", "quantizing", 10.4),
+        job("running", "quantizing", 50),
+        job("succeeded", None, 100),
+    ]
+    assert show_progress(jobs) == jobs[-1]
+    assert capsys.readouterr().err.splitlines() == [
+        "queued",
+        "quantizing 10% ETA 1:01",
+        "quantizing 50% ETA 1:01",
+        "succeeded",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "ETA -:--"), (5, "ETA 0:05"), (3725, "ETA 1:02:05")]
+)
+def test_eta(seconds: float | None, text: str) -> None:
+    assert describe_eta(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (5e12, "5000.0 GB")]
+)
+def test_bytes(count: float, text: str) -> None:
+    assert describe_bytes(count) == text

@@ -1,0 +1,112 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from apiq_core.config import QuantizeConfig
+from apiq_core.model_card import model_card
+from apiq_core.quantize import quantize
+from tests.tiny_models import make_tiny
+from tests.unit.core.sample_report import rtn_report, sample_report
+
+
+def _at(bits: int, rank: int = 4) -> dict[str, Any]:
+    report = sample_report()
+    report["config"] |= {"bits": bits, "rank": rank}
+    return report
+
+
+def _front_matter(card: str) -> dict[str, Any]:
+    return {k: v for k, v in vars(ModelCard(card).data).items() if v is not None}
+
+
+def _code(card: str, language: str) -> str:
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    return str(code)
+
+
+def test_front_matter_is_what_hubs_read() -> None:
+    data = _front_matter(model_card(sample_report()))
+
+    assert data["base_model"] == "org/tiny"
+    assert data["base_model_relation"] == "quantized"
+    assert {"apiq", "compressed-tensors", "2-bit"} <= set(data["tags"])
+    assert "license" not in data  # the base model's, which is not known here
+
+
+@pytest.mark.parametrize(
+    "name", ["a folder", "x: y", "a\n---\nlicense: mit", "../up", "/abs/path", "naïve", "a/b/c"]
+)
+def test_a_name_that_no_hub_has_stays_out_of_the_front_matter(name: str) -> None:
+    data = _front_matter(model_card(sample_report(model=name)))
+
+    assert "base_model" not in data and "license" not in data
+
+
+@pytest.mark.parametrize("name", ["null", "1.5", "yes", "0x10"])
+def test_a_name_that_yaml_could_misread_stays_text(name: str) -> None:
+    assert _front_matter(model_card(sample_report(model=name)))["base_model"] == name
+
+
+def test_the_table_and_what_it_was_measured_on() -> None:
+    card = model_card(sample_report())
+
+    assert "| this model, with adapter | 25.00 | 0.2500 | 2.73 | 172 kB |" in card
+    assert "| round to nearest, 2 bits | 4,321 | 5.500 | 2.28 | — |" in card
+    assert "measured on 256 tokens of WikiText-2" in card
+    assert "not the text that was calibrated on" in card
+
+
+def test_names_and_warnings_cannot_write_markup() -> None:
+    hostile = "x](javascript:1) <script> **b** `c` | d\n# e"
+    card = model_card(sample_report(model=hostile, warnings=[hostile]))
+
+    assert "<script>" not in card and "**b**" not in card and "`c`" not in card
+    assert r"- x\](javascript:1) &lt;script&gt; \*\*b\*\* \`c\` \| d \# e" in card
+
+
+def test_vllm_is_named_where_it_loads_the_files() -> None:
+    assert "vllm" not in model_card(_at(2))
+    assert "--max-lora-rank 64 " in model_card(_at(4, rank=33))
+    assert "--max-lora-rank 8 " in model_card(_at(4, rank=4))
+    assert "vllm serve ./model\n" in model_card(rtn_report())
+
+
+def test_the_adapter_is_spoken_of_only_where_there_is_one() -> None:
+    assert "Merging" in model_card(sample_report())
+    assert "adapter" not in model_card(rtn_report()).replace("no adapter", "")
+
+
+def test_without_evaluation() -> None:
+    card = model_card(sample_report(evaluation=None, perplexity=None, kl=None))
+
+    assert "were not measured" in card
+    assert "| this model, with adapter | — | — | 2.73 | 172 kB |" in card
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's own
+@pytest.mark.parametrize("method", ["apiq-lw", "rtn"])
+def test_its_lines_load_the_artifact(
+    method: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = QuantizeConfig.model_validate(
+        {
+            "bits": 2,
+            "method": method,
+            "calibration": {"samples": 4, "held_out": 1, "length": 32},
+            "evaluation": {"samples": 0},
+        }
+    )
+    quantize(make_tiny(tmp_path / "tiny", layers=1), tmp_path / "out", config)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "out")
+
+    exec(_code(card, "python"), {})
+
+    assert capsys.readouterr().out.strip()
+    assert "compressed-tensors==0.20.0" in _code(card, "sh")

@@ -1,0 +1,85 @@
+"""Where things are when nothing is said, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.settings import Settings, SettingsError, load_settings
+
+
+def test_everything_lies_under_the_data_directory(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert settings.database_url == f"sqlite:///{tmp_path}/apiq.db"
+    assert settings.artifacts_url == f"file://{tmp_path}/artifacts"
+    assert settings.models_dir == tmp_path / "models"
+    assert settings.broker_url == "filesystem://"
+
+
+def test_the_environment_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APIQ_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("APIQ_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("APIQ_DATABASE_URL", "postgresql+psycopg://db/apiq")
+    settings = load_settings()
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.models_dir == tmp_path / "models"
+    assert settings.database_url == "postgresql+psycopg://db/apiq"
+
+
+def test_a_relative_directory_is_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(data_dir=Path("here")).data_dir == tmp_path / "here"
+
+
+def test_settings_survive_the_way_to_the_child(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, models_dir=tmp_path / "m", device="cpu")
+    sent = settings.model_dump(mode="json", exclude={"database_url", "broker_url"})
+    assert Settings(**sent) == settings
+
+
+def test_a_database_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="begins with 'mysql'; legal: sqlite, postgresql"):
+        Settings(data_dir=tmp_path, database_url="mysql://user:password@host/apiq")
+
+
+def test_the_reference_tells_every_setting() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `APIQ_")]
+    assert rows == [
+        f"| `APIQ_{name.upper()}` | {default_of(name)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def default_of(name: str) -> str:
+    default = Settings.model_fields[name].default
+    return "" if default in ("", None, (), Path()) else f"`{default}`"
+
+
+def test_a_beat_that_is_slower_than_the_lease_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="at most half of lease_ttl_s"):
+        Settings(data_dir=tmp_path, lease_ttl_s=10, heartbeat_interval_s=6)
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL"])
+def test_a_secret_that_is_not_legal_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("APIQ_SECRET_KEY", "canary" if name == "SECRET_KEY" else "canary" * 9)
+    monkeypatch.setenv("APIQ_PORT", "canary-free")
+    monkeypatch.setenv("APIQ_DATABASE_URL", "sqlite:///canary")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "APIQ_PORT is 'canary-free': " in str(caught.value)
+    assert "canary" not in str(caught.value).replace("canary-free", "")
+    assert ("APIQ_SECRET_KEY: " in str(caught.value)) is (name == "SECRET_KEY")
+
+
+def test_what_two_settings_say_together_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APIQ_SECRET_KEY", "canary" * 9)
+    monkeypatch.setenv("APIQ_HEARTBEAT_INTERVAL_S", "50")
+    with pytest.raises(SettingsError, match=r"^heartbeat_interval_s is 50.0; legal: ") as caught:
+        load_settings()
+    assert "canary" not in str(caught.value)
