@@ -12,7 +12,6 @@ import pytest
 from apiq_core.quantize import quantize
 from jobs import checkpoints, intake, leases, repository
 from jobs.artifacts import Stored
-from jobs.artifacts.directory import DirectoryStore
 from jobs.checkpoints import Checkpoint
 from jobs.job import Job
 from jobs.requests import QuantizeRequest
@@ -125,17 +124,23 @@ def test_killed_around_every_block(hosts: Hosts) -> None:
         assert "signal 9" in lost["error"]["message"]
 
 
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
+def flip_a_bit(house: House, key: str) -> None:
+    content = bytearray(house.content(key))
     content[-1] ^= 1  # in the last tensor: it would still load
-    file.write_bytes(content)
+    flipped = house.settings.data_dir / "flipped"
+    flipped.write_bytes(content)
+    house.store.put_file(key, flipped)
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, Path.unlink])
-def test_a_damaged_checkpoint(hosts: Hosts, damage: Callable[[Path], None]) -> None:
+def remove(house: House, key: str) -> None:
+    house.store.delete_prefix(key)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, remove])
+def test_a_damaged_checkpoint(hosts: Hosts, damage: Callable[[House, str], None]) -> None:
     house, job = hosts.house, hosts.accept()
     job = hosts.run("told", "2")
-    damage(house.settings.data_dir / "artifacts" / rows(house, job)[1].key)
+    damage(house, rows(house, job)[1].key)
     job = hosts.run()
     assert job.state == State.SUCCEEDED
     assert hosts.published(job) == hosts.undisturbed()
@@ -183,24 +188,27 @@ def test_three_losses_at_one_block_fail_and_name_it(house: House, worker: Worker
     assert (house.stored_files(), rows(house, job)) == (set(), [])
 
 
-class FailingStore(DirectoryStore):
-    """The directory store; blocks cannot be stored, or not be read, so many times."""
+class FailingStore:
+    """A column's store; blocks cannot be stored, or not be read, so many times."""
 
     def __init__(self, house: House, puts: int = 0, gets: int = 0) -> None:
-        super().__init__(house.settings.data_dir / "artifacts")
+        self._store = house.store
         self.puts, self.gets = puts, gets
 
     def put_file(self, key: str, path: Path) -> Stored:
         if "/blocks/" in key and self.puts:
             self.puts -= 1
             raise ConnectionError("the store is away")
-        return super().put_file(key, path)
+        return self._store.put_file(key, path)
 
     def open_range(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         if "/blocks/" in key and self.gets:
             self.gets -= 1
             raise ConnectionError("the store is away")
-        return super().open_range(key, start, end)
+        return self._store.open_range(key, start, end)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 def test_a_store_that_is_away_only_delays_a_checkpoint(
