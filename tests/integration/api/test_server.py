@@ -128,16 +128,17 @@ class TestDownloads:
         live.http.get(big_url)
         before = resident_bytes(live)
         readers = [raw_get(live, big_url) for _ in range(4)]
-        for reader in readers:
-            reader.recv(1000)
+        begun = [len(reader.recv(1000)) for reader in readers]
         for _ in range(10):
             assert live.http.get("/healthz").is_success
         assert resident_bytes(live) - before < len(BIG)  # of the four files that wait
         for reader in readers[1:]:
             reader.close()
-        received = 0
+        received = begun[0]
         while received < len(BIG):
-            received += len(readers[0].recv(1024 * 1024))
+            chunk = readers[0].recv(1024 * 1024)
+            assert chunk, f"cut short after {received} bytes"
+            received += len(chunk)
         readers[0].close()
 
     def test_clients_that_vanish_leave_nothing_behind(self, live: Live, big_url: str) -> None:
