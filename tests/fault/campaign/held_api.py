@@ -4,18 +4,17 @@ import sys
 
 from api.__main__ import main
 from jobs import doorbell
-from jobs.job import Job
 from jobs.settings import Settings
 from tests.fault.campaign.points import IN_API, reach
 
-ring = doorbell.ring
+ring_queue = doorbell.ring_queue
 
 
-def held_ring(settings: Settings, job: Job) -> None:
+def held_ring(settings: Settings, queue: str) -> None:
     reach(IN_API)
-    ring(settings, job)
+    ring_queue(settings, queue)
 
 
 if __name__ == "__main__":
-    doorbell.ring = held_ring
+    doorbell.ring_queue = held_ring
     sys.exit(main())
