@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from apiq_client import lock
+from apiq_client import lock, rooms
 from apiq_client.errors import ApiqError
 from apiq_client.terminal import err, out
 
@@ -62,10 +62,13 @@ class Part:
             self.starts.popleft()
         return len(self.starts) <= MAX_RESTARTS
 
-    def last_words(self) -> str:
+    def end_of_log(self) -> str:
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - 4096))
-            return _last_words(log.read().decode(errors="replace"))
+            return log.read().decode(errors="replace")
+
+    def last_words(self) -> str:
+        return _last_words(self.end_of_log())
 
     def kill_group(self) -> None:
         """End whatever is left of the part, its own children included."""
@@ -137,14 +140,18 @@ class Supervisor:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             words = _last_words(done.stderr)
-            raise ApiqError("migration_failed", f"the database could not be migrated: {words}")
+            raise rooms.told(done.stderr) or ApiqError(
+                "migration_failed", f"the database could not be migrated: {words}"
+            )
 
     def _wait_until_ready(self, url: str, parts: list[Part]) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
         while not self._stop.is_set():
             for part in parts:
                 if part.process is None or part.process.poll() is not None:
-                    raise ApiqError("start_failed", f"{part.name} ended: {part.last_words()}")
+                    raise rooms.told(part.end_of_log()) or ApiqError(
+                        "start_failed", f"{part.name} ended: {part.last_words()}"
+                    )
             try:
                 if httpx.get(f"{url}/readyz", timeout=5).is_success:
                     return
