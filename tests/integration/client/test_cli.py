@@ -162,7 +162,7 @@ def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
     assert row.split()[:2] == [job_id, "queued"]
     assert row.split()[2:4] == ["tiny", "2"]
     listed = json.loads(apiq("jobs", "list", "--label", "x=1", "--json").stdout)
-    assert [job["id"] for job in listed] == [job_id]
+    assert [job["id"] for job in listed["jobs"]] == [job_id]
     shown = apiq("jobs", "show", job_id).stdout
     assert re.search(r"^state +queued$", shown, re.M)
     assert re.search(r"^input.bits +2$", shown, re.M)
@@ -172,6 +172,25 @@ def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
     assert [line.split()[2] for line in apiq("events", job_id).stdout.splitlines()] == [
         *("accepted", "started", "cancelling")
     ]
+
+
+def test_a_list_as_json_is_what_the_server_answers(apiq: Command, live: Live) -> None:
+    finished = live.finished(FILES)
+    ids = [
+        *(apiq("quantize", "tiny", "--bits", "2", "--label", "page=1").stdout.strip() for _ in "12")
+    ][::-1]
+    listing = ["jobs", "list", "--label", "page=1", "--limit", "1", "--json"]
+    page = json.loads(apiq(*listing).stdout)
+    answer = live.http.get("/jobs", params={"label.page": "1", "limit": 1}).json()
+    assert page.keys() == {"jobs", "next"} == answer.keys()
+    assert page["next"] == answer["next"] and page["jobs"][0].items() >= answer["jobs"][0].items()
+    rest = json.loads(apiq(*listing, "--after", page["next"]).stdout)
+    assert [job["id"] for job in page["jobs"] + rest["jobs"]] == ids
+    assert rest["next"] is None
+    listed = json.loads(apiq("artifacts", "list", finished["id"], "--json").stdout)
+    assert listed == live.http.get(f"/jobs/{finished['id']}/artifacts").json()
+    listed = json.loads(apiq("datasets", "list", "--json").stdout)
+    assert listed == live.http.get("/datasets").json()
 
 
 def test_every_field_of_a_job_is_an_option(apiq: Command) -> None:
