@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apiq_core.errors import InfraError, UserError
+from apiq_core.errors import ApiQError, InfraError, UserError
 from jobs import models
 from jobs.settings import Settings
 from tests.integration.api.hub_server import Hub
@@ -16,6 +16,7 @@ from tests.tiny_models import make_tiny
 pytestmark = pytest.mark.column("embedded")
 
 NAME = "org/tiny"
+HUB_AWAY = "hub_unreachable"
 
 
 def put_local(settings: Settings, source: Path, name: str = NAME) -> Path:
@@ -202,16 +203,35 @@ class TestHub:
             models.inspect(models.locate(NAME, None, settings))
         assert caught.value.code == code
 
-    def test_silence_while_asking_for_any_revision(self, settings: Settings) -> None:
-        with pytest.raises(UserError) as caught:
+    @pytest.mark.parametrize(("status", "code"), [(404, "model_not_found"), (500, HUB_AWAY)])
+    def test_a_mirror_that_says_nothing_but_a_status(
+        self, settings: Settings, hub: Hub, status: int, code: str
+    ) -> None:
+        hub.status = status
+        with pytest.raises(ApiQError) as caught:
             models.locate(NAME, None, settings)
-        assert caught.value.code == "model_not_found"
-        assert "does not answer" in caught.value.message
+        assert caught.value.code == code
+        assert hub.url in caught.value.message
+
+    def test_silence_says_what_is_here(self, settings: Settings, tiny_model: Path) -> None:
+        for name in ("org/tini", "zzz", "a", "b", "c", "d", "e"):
+            put_local(settings, tiny_model, name)
+        with pytest.raises(InfraError) as caught:
+            models.locate(NAME, None, settings)
+        message = caught.value.message
+        assert caught.value.code == HUB_AWAY
+        assert f"no model {settings.models_dir / NAME}" in message
+        assert "there are org/tini, " in message and " and 2 more" in message
+        assert "does not answer" in message
+
+    def test_silence_where_nothing_is(self, settings: Settings) -> None:
+        with pytest.raises(InfraError, match=r"there is none\)"):
+            models.locate(NAME, None, settings)
 
     def test_silence_while_asking_for_a_pinned_revision_may_pass(self, settings: Settings) -> None:
         with pytest.raises(InfraError) as caught:
             models.locate(NAME, "0" * 40, settings)
-        assert caught.value.code == "hub_unreachable"
+        assert caught.value.code == HUB_AWAY
 
 
 def edit_config(directory: Path, **changes: object) -> None:

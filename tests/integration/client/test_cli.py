@@ -152,7 +152,8 @@ class TestQuantize:
     def test_unknown_model_says_where_it_looked(self, apiq: Command, live: Live) -> None:
         (line,) = apiq("quantize", "org/none", "--bits", "2", code=1).stderr.splitlines()
         assert str(live.context.settings.models_dir / "org/none") in line
-        assert line.endswith("[model_not_found]")
+        assert "there are tiny" in line and "`apiq models import " in line
+        assert line.endswith("[hub_unreachable]")
 
 
 def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
