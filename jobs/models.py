@@ -5,7 +5,6 @@
 
 import difflib
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from apiq_core.config import LEGAL_MODEL_ID, is_model_id
 from apiq_core.errors import InfraError, UserError
 from apiq_core.inspect import ModelFacts, check_files, facts_from, inspect_model
 from jobs import hub
+from jobs.fingerprint import fingerprint
 from jobs.settings import Settings
 
 LOCAL = "local:"
@@ -52,7 +52,7 @@ def locate(
     wants_local = revision is None or revision.startswith(LOCAL)
     directory = _local_directory(model_id, settings.models_dir)
     if wants_local and directory is not None:
-        found = local_revision(directory)
+        found = LOCAL + fingerprint(directory)
         if revision not in (None, found):
             raise UserError(
                 "model_changed",
@@ -98,7 +98,7 @@ def inspect(located: Located) -> ModelFacts:
 
 @functools.lru_cache(maxsize=64)
 def _inspect_local(directory: Path, revision: str) -> ModelFacts:
-    """Read once: the revision is another one as soon as a file is."""
+    """Read once: another header is another revision."""
     return inspect_model(directory)
 
 
@@ -110,19 +110,6 @@ def fetch(located: Located, scratch_dir: Path, on_bytes: hub.OnBytes) -> Path:
     scratch_dir.mkdir(parents=True, exist_ok=True)
     hub.download_model(located.on_hub, scratch_dir, on_bytes)
     return scratch_dir
-
-
-def local_revision(directory: Path) -> str:
-    """A fingerprint of a local checkpoint that is cheap: it never reads the weights.
-
-    Over config.json and the name, size and modification time of every file beside it.
-    """
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for path in sorted(directory.iterdir()):
-        if path.is_file():
-            facts = path.stat()
-            digest.update(f"\n{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode())
-    return LOCAL + digest.hexdigest()[:16]
 
 
 def _local_directory(model_id: str, models_dir: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """Finding, pinning and fetching models, in a directory and on a hub, with the real client."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from apiq_core.errors import ApiQError, InfraError, UserError
 from jobs import models
+from jobs.fingerprint import BEGINNING_BYTES, WHOLE_BYTES, fingerprint
 from jobs.settings import Settings
 from tests.integration.api.hub_server import Hub
 from tests.tiny_models import make_tiny
@@ -54,6 +56,37 @@ class TestLocal:
             models.locate(NAME, revision, settings)
         assert caught.value.code == "model_changed"
         assert revision in caught.value.message
+
+    def test_a_copy_has_the_same_revision(self, settings: Settings, tiny_model: Path) -> None:
+        put_local(settings, tiny_model)
+        revision = models.locate(NAME, None, settings).revision
+        directory = put_local(settings, tiny_model, "elsewhere")
+        for path in directory.iterdir():
+            os.utime(path, ns=(1, 1))
+        (directory / "README.md").write_text("beside the model")
+        assert models.locate("elsewhere", None, settings).revision == revision
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+    def test_the_same_size_is_not_the_same_content(
+        self, settings: Settings, tiny_model: Path, name: str
+    ) -> None:
+        file = put_local(settings, tiny_model) / name
+        revision = models.locate(NAME, None, settings).revision
+        content = bytearray(file.read_bytes())
+        content[-2] ^= 1
+        file.write_bytes(content)
+        assert models.locate(NAME, None, settings).revision != revision
+
+    @pytest.mark.parametrize("at", [0, BEGINNING_BYTES - 1, -1])
+    def test_of_a_large_file_samples_are_read(self, tmp_path: Path, at: int) -> None:
+        file = tmp_path / "model.safetensors"
+        with file.open("wb") as out:
+            out.truncate(WHOLE_BYTES + 1)  # sparse
+        before = fingerprint(tmp_path)
+        with file.open("r+b") as out:
+            out.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
+            out.write(b"x")
+        assert fingerprint(tmp_path) != before
 
     def test_a_removed_model_is_not_looked_for_elsewhere(
         self, settings: Settings, tiny_model: Path, hub: Hub
