@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -47,6 +48,8 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # whoever runs the tests in the background may have it ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
@@ -132,6 +135,27 @@ class TestQuantize:
         _, rest = process.communicate(timeout=60)
         assert process.returncode == 1
         assert rest.splitlines()[-1] == f"error: {job_id} failed: no space [disk_full]"
+
+    @pytest.mark.parametrize("options", [["--wait"], ["--download", "out"]])
+    def test_a_ctrl_c_ends_the_wait_and_not_the_job(
+        self, apiq: Command, live: Live, options: list[str]
+    ) -> None:
+        process = apiq.start("quantize", "tiny", "--bits", "2", *options)
+        assert process.stderr is not None
+        job_id = process.stderr.readline().strip()
+        assert process.stderr.readline() == "queued\n"
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 130
+        fetch = f"apiq artifacts download {job_id}" + (" --dir out" if "out" in options else "")
+        told = [f"{job_id} goes on without you:", f"apiq events -f {job_id}"]
+        told += [f"apiq jobs cancel {job_id}", fetch]
+        assert all(line.endswith(end) for line, end in zip(rest.splitlines(), told, strict=True))
+        assert live.http.get(f"/jobs/{job_id}").json()["state"] == "queued"
+        live.publish(live.claim_only(job_id), FILES)
+        for line in rest.splitlines()[1:]:
+            command = line.split("apiq ")[1].split()
+            apiq(*command, code=1 if "cancel" in command else 0)  # it has succeeded meanwhile
 
     @pytest.mark.parametrize(
         ("arguments", "line"),

@@ -79,7 +79,9 @@ def test_no_process_outlives_it_and_it_starts_again(data_dir: Path, number: int)
     up.wait_until_up()
     assert len(processes_of(data_dir)) >= 2
     up.process.send_signal(number)
-    assert up.ended()[0] == (0 if number == signal.SIGINT else -number)
+    assert up.ended()[0] == (130 if number == signal.SIGINT else -number)
+    said = "stopping, which takes up to 30 s" in up.last and "next `apiq up`" in up.last
+    assert said is (number == signal.SIGINT)
     eventually(lambda: processes_of(data_dir) == [], "every part has ended")
     again = Up(data_dir)
     again.wait_until_up()
