@@ -9,6 +9,7 @@ from fastapi_offline import FastAPIOffline
 
 from api import datasets, health, metrics, openapi, problems
 from api.context import Context
+from api.expiry import Expiry
 from api.head import Head
 from api.hosts import LoopbackOnly
 from api.jobs import artifacts, events, logs
@@ -28,9 +29,12 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         prune_uploads(settings)
+        expiry = Expiry(context.database, settings)
+        expiry.start()
         context.bell.start()
         yield
         context.bell.stop()
+        expiry.stop()
         context.database.dispose()
 
     app = FastAPIOffline(  # /docs with scripts of our own, not of a CDN

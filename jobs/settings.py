@@ -95,7 +95,10 @@ class Settings(BaseSettings):
         20.0, gt=0, description="The same, when the worker was told to end (SIGTERM)."
     )
     sweep_interval_s: float = Field(
-        5.0, gt=0, description="How often a worker looks after jobs that nobody looks after."
+        5.0,
+        gt=0,
+        description="How often a worker looks after jobs that nobody looks after, and the API "
+        "after those that no worker takes up.",
     )
     ring_again_s: float = Field(
         15.0, gt=0, description="A runnable job that waits this long has its doorbell rung again."
