@@ -194,6 +194,8 @@ def _describe(error: Mapping[str, Any]) -> str:
         return f"APIQ_{name.upper()} {message}"
     if error["type"] == "string_pattern_mismatch":
         legal = Settings.model_fields[name].description
+    elif error["type"].endswith("too_short"):
+        legal = f"{error['ctx']['min_length']} characters or more"
     else:  # "Input should be a valid number, unable to parse ..."
         legal = message.removeprefix("Input should be ").partition(", ")[0]
     shown = "is not legal" if name in SECRET else f"is {error['input']!r}"

@@ -74,6 +74,7 @@ def test_a_beat_that_is_slower_than_the_lease_is_refused(tmp_path: Path) -> None
         ("LEASE_TTL_S", "-1", "is '-1'; legal: greater than 0"),
         ("LEASE_TTL_S", "inf", "is 'inf'; legal: a finite number"),
         ("PORT", "70000", "is '70000'; legal: less than or equal to 65535"),
+        ("SECRET_KEY", "canary", "is not legal; legal: 32 characters or more"),
         ("DEVICE", "gpu", "is 'gpu'; legal: What jobs run on: `auto`, `cpu`, `cuda` or `cuda:1`."),
         ("DATABASE_URL", "mysql://u:canary@h/x", "begins with 'mysql'; legal: " + DATABASE),
         ("DATABASE_URL", "canary", "is not a URL; legal: " + DATABASE),
