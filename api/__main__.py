@@ -10,7 +10,7 @@ from api.app import create_app
 from api.connection import connection_class
 from api.hosts import is_loopback
 from jobs.log_lines import log_lines
-from jobs.settings import load_settings
+from jobs.settings import settings_or_exit
 
 # open event streams would hold up a restart; their clients come back with Last-Event-ID
 SHUTDOWN_WITHIN_S = 5
@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="api", description=__doc__)
     parser.add_argument("--fd", type=int, help="a listening socket that was inherited")
     arguments = parser.parse_args()
-    settings = load_settings()
+    settings = settings_or_exit()
     log_lines()
     if settings.secret_key is None and not is_loopback(settings.host):
         print(

@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from api import datasets, health, metrics, openapi, problems
 from api.context import Context
+from api.expiry import Expiry
 from api.head import Head
 from api.hosts import LoopbackOnly
 from api.jobs import artifacts, events, logs
@@ -27,17 +29,20 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         prune_uploads(settings)
+        expiry = Expiry(context.database, settings)
+        expiry.start()
         context.bell.start()
         yield
         context.bell.stop()
+        expiry.stop()
         context.database.dispose()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs with scripts of our own, not of a CDN
         title="apiq",
         version=version("apiq"),
         lifespan=lifespan,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        swagger_ui_parameters={"validatorUrl": None},  # else a badge asks swagger.io
         dependencies=[Depends(check_query)],
         separate_input_output_schemas=False,
     )

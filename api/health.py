@@ -12,7 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Ctx
 from api.problems import ApiError, responses
-from jobs import doorbell, hub, repository
+from jobs import hub, repository
+from jobs.addresses import FILE_BROKER
 from jobs.settings import Settings
 
 router = APIRouter(tags=["service"])
@@ -69,7 +70,7 @@ def _uses(settings: Settings) -> dict[str, str]:
         "artifacts": _without_secrets(settings.artifacts_url),
         "broker": (
             f"files in {settings.broker_dir}"
-            if settings.broker_url == doorbell.FILE_BROKER
+            if settings.broker_url == FILE_BROKER
             else _without_secrets(settings.broker_url)
         ),
         "models": str(settings.models_dir),

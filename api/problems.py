@@ -3,6 +3,8 @@
     ApiError                the face refuses (a header, a range, a media type)
     jobs.errors.JobError    the records refuse (no such job, not finished)
     ApiQError               the core refuses (the model, the config, a text)
+    SQLAlchemyError         the database is away, locked or full
+    OSError                 the artifact store is, or a disk
     RequestValidationError  the body or a parameter does not fit its schema
     HTTPException           the router refuses (no such path, no such method)
 
@@ -18,15 +20,18 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
 from api.validation import FieldError, describe, pointer_to, quoted
 from apiq_core.errors import ApiQError
+from jobs.database import is_away, is_full
 from jobs.errors import JobError, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5  # what a 503 asks for: most outages are restarts
 MAX_FIELD_ERRORS = 20  # a body can have thousands
 TYPE_PREFIX = "urn:apiq:problem:"
 
@@ -87,6 +92,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "no_secret_key": (422, "The server keeps no secrets"),
     "quota_exceeded": (429, "This owner has as much as is allowed"),
     "internal_error": (500, "The service failed"),
+    "database_unavailable": (503, "The database does not answer"),
     "hub_unreachable": (503, "The hub does not answer"),
     "disk_full": (503, "The disk is full"),
     "not_ready": (503, "The service is not ready"),
@@ -163,7 +169,8 @@ def problem_response(
     )
     # ASCII: what a client sent and we quote may hold half a surrogate pair
     body = json.dumps(problem.model_dump(exclude_none=True), default=str).encode("ascii")
-    return Response(body, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    retry_after = {"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}
+    return Response(body, status, headers=retry_after | dict(headers or {}), media_type=MEDIA_TYPE)
 
 
 def _is_retryable(status: int) -> bool:
@@ -249,6 +256,20 @@ def install(app: FastAPI) -> None:
             return problem_response("not_ready", f"the artifact store: {error}")
         raise error
 
+    @app.exception_handler(SQLAlchemyError)
+    async def _(request: Request, error: SQLAlchemyError) -> Response:
+        if is_full(error):
+            return problem_response("disk_full", "the disk of the database is full")
+        if not is_away(error):
+            raise error
+        # not its words: they may tell where the database is
+        log.warning("database_unavailable", path=request.url.path, error=repr(error)[:300])
+        return problem_response(
+            "database_unavailable",
+            "the database is away or busy; a job that was sent with an Idempotency-Key can be "
+            "sent again without making a second one",
+        )
+
     @app.exception_handler(Exception)
     async def _(request: Request, error: Exception) -> Response:
         log.error("request_failed", path=request.url.path, exc_info=error)
@@ -269,8 +290,8 @@ def _methods_at(request: Request) -> str:
 def keyed(
     *codes: str, beside: Mapping[int | str, dict[str, Any]] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route that may need an API key."""
-    return responses("unauthorized", "scope_missing", *codes, beside=beside)
+    """`responses` of a route that may need an API key, so of one that asks the database."""
+    return responses("unauthorized", "scope_missing", *codes, "database_unavailable", beside=beside)
 
 
 def responses(
@@ -294,6 +315,13 @@ def responses(
                 },
             },
         )
+        if status == 503:
+            entry["headers"] = {
+                "Retry-After": {
+                    "description": "Seconds after which to try again.",
+                    "schema": {"type": "integer", "example": RETRY_AFTER_S},
+                }
+            }
         entry["content"][MEDIA_TYPE]["examples"][code] = {
             "summary": title,
             "value": {

@@ -1,7 +1,7 @@
 """The Python SDK and the `apiq` command. Speaks HTTP only."""
 
 from apiq_client.errors import ApiqError, DownloadError, JobFailed, ProblemError, Unreachable
-from apiq_client.records import Artifact, Dataset, Event, Job
+from apiq_client.records import Artifact, Dataset, Event, Job, JobPage
 from apiq_client.sdk import Client
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Event",
     "Job",
     "JobFailed",
+    "JobPage",
     "ProblemError",
     "Unreachable",
 ]

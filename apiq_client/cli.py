@@ -46,13 +46,17 @@ def version(json: bool = typer.Option(False, "--json", help="Machine-readable ou
         out.print(f"{name:8}{value}")
 
 
+# of the settings, so of how the command was called
+WRONG_USAGE = ("illegal_setting", "host_not_loopback")
+
+
 def main() -> None:
     """Exit code 0, 1 for an error (one red line), 2 for wrong usage."""
     try:
         app()
     except ApiqError as error:
         print_error(error)
-        sys.exit(1)
+        sys.exit(2 if error.code in WRONG_USAGE else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `apiq events -f | head`

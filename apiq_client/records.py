@@ -38,6 +38,13 @@ class Job(_Record):
         return self.state in TERMINAL_STATES
 
 
+class JobPage(_Record):
+    """Some jobs, newest first; `next` leads to the jobs behind them."""
+
+    jobs: list[Job]
+    next: str | None = None
+
+
 class Event(_Record):
     """One entry of a job's history; `seq` has no gaps."""
 

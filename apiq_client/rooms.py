@@ -30,7 +30,15 @@ def run(
         check=False,
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        told = TOLD.fullmatch(last)
-        raise ApiqError(told["code"] if told else code, told["message"] if told else last)
+        raise told(done.stderr) or ApiqError(code, _last_line(done.stderr))
     return done.stdout or ""
+
+
+def told(words: str) -> ApiqError | None:
+    """The error that a room's last line is about, if it is made as ours are."""
+    match = TOLD.fullmatch(_last_line(words))
+    return ApiqError(match["code"], match["message"]) if match else None
+
+
+def _last_line(words: str) -> str:
+    return (words.strip().splitlines() or ["it said nothing"])[-1]

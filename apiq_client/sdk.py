@@ -21,7 +21,7 @@ import httpx
 from apiq_client.download import OnBytes, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
-from apiq_client.records import Artifact, Dataset, Event, Job
+from apiq_client.records import Artifact, Dataset, Event, Job, JobPage
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
@@ -91,18 +91,31 @@ class Client:
         limit: int | None = None,
     ) -> Iterator[Job]:
         """Newest first, all pages; `limit` ends the iteration."""
-        query: dict[str, Any] = {"state": state, "model": model}
+        for page in self.job_pages(state=state, model=model, labels=labels, limit=limit):
+            yield from page.jobs
+
+    def job_pages(
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[JobPage]:
+        """The same by pages; the `next` of one, given as `after`, goes on behind it."""
+        query: dict[str, Any] = {"state": state, "model": model, "after": after}
         query |= {f"label.{key}": value for key, value in (labels or {}).items()}
         query = {key: value for key, value in query.items() if value is not None}
         left = limit
         while left is None or left > 0:
-            page = self._call("GET", "/jobs", params=query | {"limit": min(left or 100, 100)})
-            for item in page["jobs"]:
-                yield Job.model_validate(item)
-            if not page.get("next"):
+            wanted = query | {"limit": min(left or 100, 100)}
+            page = JobPage.model_validate(self._call("GET", "/jobs", params=wanted))
+            yield page
+            if page.next is None:
                 return
-            query["after"] = page["next"]
-            left = None if left is None else left - len(page["jobs"])
+            query["after"] = page.next
+            left = None if left is None else left - len(page.jobs)
 
     def cancel(self, job_id: str) -> Job:
         return Job.model_validate(self._call("POST", f"/jobs/{_part(job_id)}/cancel"))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from apiq_client import lock
+from apiq_client import lock, rooms
 from apiq_client.errors import ApiqError
 from apiq_client.terminal import err, out
 
@@ -27,6 +27,11 @@ MAX_RESTARTS = 5  # of one part within RESTART_WINDOW_S; then there is something
 RESTART_WINDOW_S = 60.0
 MAX_LOG_BYTES = 10 * 1024 * 1024
 MAX_ERROR_LINES = 10
+INTERRUPTED = 128 + signal.SIGINT  # the exit code, as shells have it
+STOPPING = (
+    f"stopping, which takes up to {STOP_WITHIN_S:.0f} s (Ctrl-C again: at once). A running job "
+    "goes back to the queue; the next `apiq up` goes on after its last finished block"
+)
 PR_SET_PDEATHSIG = 1
 
 
@@ -62,10 +67,13 @@ class Part:
             self.starts.popleft()
         return len(self.starts) <= MAX_RESTARTS
 
-    def last_words(self) -> str:
+    def end_of_log(self) -> str:
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - 4096))
-            return _last_words(log.read().decode(errors="replace"))
+            return log.read().decode(errors="replace")
+
+    def last_words(self) -> str:
+        return _last_words(self.end_of_log())
 
     def kill_group(self) -> None:
         """End whatever is left of the part, its own children included."""
@@ -87,8 +95,15 @@ class Supervisor:
         self._stop = threading.Event()
 
     def run(self) -> int:
+        was_interrupted = threading.Event()
+
+        def stop(number: int, _: object) -> None:
+            if number == signal.SIGINT:
+                was_interrupted.set()
+            self._stop.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stop.set())
+            signal.signal(number, stop)
         with lock.hold(self.data_dir) as holder, self._listen() as listener:
             url = f"http://{self.host}:{listener.getsockname()[1]}"
             lock.describe(holder, f"pid {os.getpid()} at {url}")
@@ -109,9 +124,11 @@ class Supervisor:
                 if not self._stop.is_set():
                     self._announce(url, parts)
                 self._keep_running(parts, environment)
+                out.print(STOPPING)
+                sys.stdout.flush()
             finally:
                 self._stop_all(parts)
-        return 0
+        return INTERRUPTED if was_interrupted.is_set() else 0
 
     def _listen(self) -> socket.socket:
         """The port is held here: while the API restarts, clients queue instead of failing."""
@@ -134,17 +151,28 @@ class Supervisor:
 
     def _migrate(self, environment: dict[str, str]) -> None:
         command = [sys.executable, "-m", "migrations"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,  # a Ctrl-C waits until it is through
+        )
         if done.returncode:
             words = _last_words(done.stderr)
-            raise ApiqError("migration_failed", f"the database could not be migrated: {words}")
+            raise rooms.told(done.stderr) or ApiqError(
+                "migration_failed", f"the database could not be migrated: {words}"
+            )
 
     def _wait_until_ready(self, url: str, parts: list[Part]) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
         while not self._stop.is_set():
             for part in parts:
                 if part.process is None or part.process.poll() is not None:
-                    raise ApiqError("start_failed", f"{part.name} ended: {part.last_words()}")
+                    raise rooms.told(part.end_of_log()) or ApiqError(
+                        "start_failed", f"{part.name} ended: {part.last_words()}"
+                    )
             try:
                 if httpx.get(f"{url}/readyz", timeout=5).is_success:
                     return

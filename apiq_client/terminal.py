@@ -23,14 +23,11 @@ def print_error(error: ApiqError) -> None:
     err.print(f"error: {' '.join(error.message.split())} [{error.code}]", style="red")
 
 
-def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
-    if isinstance(value, BaseModel):
-        plain: Any = value.model_dump(mode="json")
-    elif isinstance(value, dict):
-        plain = value
-    else:
-        plain = [item.model_dump(mode="json") for item in value]
-    sys.stdout.write(json.dumps(plain, indent=2) + "\n")
+def print_json(value: BaseModel | dict[str, Any]) -> None:
+    def plain(record: BaseModel) -> dict[str, Any]:
+        return record.model_dump(mode="json")
+
+    sys.stdout.write(json.dumps(value, indent=2, default=plain) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

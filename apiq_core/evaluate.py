@@ -6,6 +6,7 @@ files that were written.
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,9 +18,9 @@ from apiq_core.artifact import Artifact, without_adapter
 from apiq_core.block import QuantizedLayer, student_weights
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.lowrank import no_adapter
-from apiq_core.meter import Meter
+from apiq_core.meter import Kind, Meter
 from apiq_core.quantizer import round_to_nearest
-from apiq_core.skeleton import Skeleton, Weights, run_block
+from apiq_core.skeleton import Head, Skeleton, Weights, run_block
 from apiq_core.stream import BATCH_TOKENS
 
 FULL_PRECISION = "full_precision"
@@ -98,18 +99,53 @@ def _score(
         labels = targets[part].to(skeleton.device)
         reference: Tensor | None = None
         for network in NETWORKS:
-            logits = head.logits(states[network][part].to(skeleton.device))
-            log_p = log_softmax(logits, dim=-1)
+            log_p, losses, divergence = _compare(head, states[network][part], labels, reference)
             reference = log_p if reference is None else reference
-            negative_log_likelihood[network] += float(
-                cross_entropy(logits, labels, reduction="sum")
-            )
-            kl[network] += float(kl_div(log_p, reference, reduction="sum", log_target=True))
+            negative_log_likelihood[network] += losses
+            kl[network] += divergence
         meter.part_scored()
     return Scores(
         perplexity={k: _exp(v / len(targets)) for k, v in negative_log_likelihood.items()},
         kl={k: v / len(targets) for k, v in kl.items() if k != FULL_PRECISION},
     )
+
+
+def _compare(
+    head: Head, states: Tensor, labels: Tensor, reference: Tensor | None
+) -> tuple[Tensor, float, float]:
+    """Log-probabilities, summed loss and summed KL to `reference` (itself if None)."""
+    logits = head.logits(states.to(labels.device))
+    log_p = log_softmax(logits, dim=-1)
+    losses = cross_entropy(logits, labels, reduction="sum")
+    reference = log_p if reference is None else reference
+    divergence = kl_div(log_p, reference, reduction="sum", log_target=True)
+    return log_p, float(losses), float(divergence)
+
+
+@torch.no_grad()
+def try_out(skeleton: Skeleton, source: Checkpoint, tokens: Tensor) -> dict[Kind, float]:
+    """The seconds that a block and a part of the text will take in `evaluate`.
+
+    One network's share is run: what the head and its softmax cost beside a block differs by an
+    order of magnitude between models, and no block that is quantized tells it.
+    """
+    batch = tokens[: max(1, BATCH_TOKENS // tokens.shape[1])]
+    hidden, calls = skeleton.embed(source, batch)
+    start = time.monotonic()
+    teacher = skeleton.load_block(source, 0)
+    loaded = time.monotonic()
+    run_block(skeleton.blocks[0], teacher, hidden.to(skeleton.device), calls[0]).cpu()
+    ran = time.monotonic()
+    head = skeleton.head(source)
+    labels = batch.flatten()[:LOGIT_TOKENS].to(skeleton.device)
+    headed = time.monotonic()
+    _compare(head, hidden.flatten(0, 1)[:LOGIT_TOKENS], labels, None)
+    compared = time.monotonic()
+    networks = len(NETWORKS)
+    return {
+        "evaluate": loaded - start + (ran - loaded) * networks * len(tokens) / len(batch),
+        "score": (compared - headed) * networks,
+    }
 
 
 def _exp(value: float) -> float:

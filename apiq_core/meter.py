@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -17,15 +17,16 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 Kind = Literal["retrace", "quantize", "evaluate", "score"]
-CHEAP = 0.1  # of a quantized block's time: what another kind is taken to cost before it was seen
+GUESS_LAPS = 4  # a guess counts as so many laps: the first real one must not make the ETA jump
 
 
 class Meter:
     """Tells `on_event` each phase and each block; keeps seconds and peak memory by phase.
 
-    One bar covers quantizing and evaluating. Their blocks cost differently, so the ETA is summed
-    per kind. Blocks that were taken over from an earlier run are only retraced - forward passes -
-    and what they took then counts as spent.
+    One bar covers quantizing and evaluating. Their blocks cost differently, and so do the parts of
+    the text that are scored last, so the ETA is summed per kind; what was not seen yet has a guess
+    of its seconds. Blocks that were taken over from an earlier run are only retraced - forward
+    passes - and what they took then counts as spent.
     """
 
     def __init__(self, on_event: OnEvent, device: torch.device) -> None:
@@ -42,20 +43,29 @@ class Meter:
         }
         self._total = 0
         self._earlier: list[float] = []
+        self._guessed_s: Mapping[Kind, float] = {}
         self._start = self._last = time.monotonic()
         self._percent = 0.0
 
     def expect(
-        self, *, earlier: Sequence[float], quantize: int, evaluate: int, score: int = 0
+        self,
+        *,
+        earlier: Sequence[float],
+        quantize: int,
+        evaluate: int,
+        score: int,
+        guessed_s: Mapping[Kind, float],
     ) -> None:
         """So many blocks are to come; `earlier` has the seconds of those that are retraced.
 
         `score` counts the parts of the text that the evaluation ends with; they are no blocks.
+        `guessed_s` has what one of a kind is taken to cost before it was seen.
         """
         self._left = {"retrace": len(earlier), "quantize": quantize, "evaluate": evaluate}
         self._total = sum(self._left.values())
         self._left["score"] = score
         self._earlier = list(earlier)
+        self._guessed_s = guessed_s
         if earlier:
             self._on_event(Event("resumed", {"blocks": len(earlier)}))
 
@@ -109,9 +119,9 @@ class Meter:
 
     def _mean(self, kind: Kind) -> float:
         seen = self._spent[kind] + (self._earlier if kind == "quantize" else [])
-        if seen:
-            return sum(seen) / len(seen)
-        return CHEAP * self._mean("quantize") if kind != "quantize" else 0.0
+        if kind in self._guessed_s:
+            seen = seen + GUESS_LAPS * [self._guessed_s[kind]]
+        return sum(seen) / len(seen) if seen else 0.0
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -17,7 +17,7 @@ from apiq_core.checkpoint import Checkpoint, write_text
 from apiq_core.config import QuantizeConfig
 from apiq_core.device import compute_dtype, matmul_dtype, pick_device
 from apiq_core.errors import Stopped
-from apiq_core.evaluate import evaluate, part_count
+from apiq_core.evaluate import evaluate, part_count, try_out
 from apiq_core.events import OnEvent, ShouldStop
 from apiq_core.identity import identify
 from apiq_core.inspect import inspect_model
@@ -76,6 +76,8 @@ def quantize(
             earlier = take_over(out_dir, identity, on_event)
             hidden, calls = skeleton.embed(source, tokens)
             stream = Stream.start(hidden, len(windows.train), target)
+            exact = Skeleton(model_dir, target, compute_dtype(target))
+            guessed_s = try_out(exact, source, windows.evaluation) if scored else {}
 
         with meter.phase("quantizing"):
             meter.expect(
@@ -83,6 +85,7 @@ def quantize(
                 quantize=facts.block_count - len(earlier),
                 evaluate=facts.block_count if scored else 0,
                 score=part_count(windows.evaluation) if scored else 0,
+                guessed_s=guessed_s,
             )
             for index, module in enumerate(skeleton.blocks):
                 check_stop()
@@ -110,7 +113,6 @@ def quantize(
 
         if scored:
             with meter.phase("evaluating"):
-                exact = Skeleton(model_dir, target, compute_dtype(target))
                 tokens = windows.evaluation
                 report.add_scores(evaluate(exact, source, artifact, tokens, meter, check_stop))
 

@@ -3,14 +3,16 @@
 Callers own their transactions; nothing below commits. Moments and the clock: `jobs.clock`.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from psycopg.errors import IdleInTransactionSessionTimeout
+from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 # how long a writer waits for another before it gives up
 LOCK_TIMEOUT_MS = 20_000
@@ -30,6 +32,14 @@ KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+
+
+SQLITE_AWAY = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+)
 
 
 class Database:
@@ -71,6 +81,26 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def is_away(error: SQLAlchemyError) -> bool:
+    """Whether the same transaction may go through later: the server is away, a lock or a
+    connection was not to be had in time."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):  # to SQLite a missing table is operational, too
+        code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        return code & 0xFF in SQLITE_AWAY
+    return isinstance(error, OperationalError) or error.connection_invalidated
+
+
+def is_full(error: SQLAlchemyError) -> bool:
+    """Whether the disk of the database has no room left."""
+    original = getattr(error, "orig", None)
+    code = getattr(original, "sqlite_errorcode", 0)
+    return isinstance(original, DiskFull) or code & 0xFF == sqlite3.SQLITE_FULL
 
 
 def _engine(url: URL, migrates: bool) -> Engine:

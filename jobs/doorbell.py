@@ -14,11 +14,11 @@ from typing import Any
 import structlog
 from celery import Celery
 
+from jobs.addresses import FILE_BROKER
 from jobs.job import Job
 from jobs.settings import Settings
 
 RING = "apiq.ring"  # the name of the task
-FILE_BROKER = "filesystem://"
 REDIS = ("redis://", "rediss://")
 TIMEOUT_S = 2.0
 MAX_WAITING = 100  # rings that are not sent yet

@@ -210,9 +210,7 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
             legal="a branch, a tag or a commit of that model",
         ) from None
     except RepositoryNotFoundError:
-        raise UserError(
-            "model_not_found", f"{where} has no {repository}", param="model", value=repository
-        ) from None
+        raise _no_model(repository, where) from None
     except RemoteEntryNotFoundError as error:
         raise UserError(
             "missing_file", f"{repository} on {where} lacks a file: {error}", param="model"
@@ -224,7 +222,13 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
     except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        reason = str(error).strip().splitlines()[:1]
-        raise InfraError(
-            "hub_unreachable", f"{where} does not answer: {''.join(reason) or repr(error)}"
-        ) from None
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 404:
+            raise _no_model(repository, where) from None  # a mirror that does not say what of
+        reason = (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
+        raise InfraError("hub_unreachable", f"{where} does not answer: {reason}") from None
+
+
+def _no_model(repository: str, where: str) -> UserError:
+    return UserError(
+        "model_not_found", f"{where} has no {repository}", param="model", value=repository
+    )

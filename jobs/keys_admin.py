@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from jobs import keys
 from jobs.database import Database
 from jobs.keys import DEFAULT_SCOPES, ApiKey, Scope
-from jobs.settings import Settings, SettingsError, load_settings
+from jobs.settings import Settings, settings_or_exit
 
 NEW_SECRET = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
@@ -45,10 +45,7 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        raise Refused("illegal_setting", str(error)) from None
+    settings = settings_or_exit()
     if settings.secret_key is None:
         raise Refused(
             "no_secret_key",

@@ -87,6 +87,13 @@ def sweep(connection: Connection, settings: Settings) -> Swept:
     )
 
 
+def expire_waiting(connection: Connection) -> list[Job]:
+    """End jobs that no worker ever took up in time: the part of a sweep that needs no store."""
+    waiting = (jobs.c.state == State.QUEUED, jobs.c.attempt == 0)
+    overdue = _pick(connection, jobs.c.expires_at < now(), *waiting)
+    return [_expire(connection, job) for job in overdue]
+
+
 def forget_job(connection: Connection, job_id: str) -> None:
     """Remove the row of a deleted job whose objects are gone, with all that belongs to it."""
     gone = (jobs.c.deleted_at.is_not(None), jobs.c.state.in_(TERMINAL))

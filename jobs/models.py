@@ -3,8 +3,8 @@
 `locate` when a job is accepted, `inspect` before it is, `fetch` when it runs.
 """
 
+import difflib
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from apiq_core.config import LEGAL_MODEL_ID, is_model_id
 from apiq_core.errors import InfraError, UserError
 from apiq_core.inspect import ModelFacts, check_files, facts_from, inspect_model
 from jobs import hub
+from jobs.fingerprint import fingerprint
 from jobs.settings import Settings
 
 LOCAL = "local:"
+MAX_SHOWN = 5  # ids of a message
+HOW_TO_IMPORT = "`apiq models import SOURCE --name ID` brings a model into the directory"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ def locate(
     """Find a model and pin its revision.
 
     Without a revision the models directory is asked first. A revision `local:...` is of the
-    models directory only, any other of the hub only. Raises `UserError` saying where it looked.
+    models directory only, any other of the hub only. Raises `UserError`, or
+    `InfraError(hub_unreachable)` where only the hub could tell, saying where it looked.
     """
     if not is_model_id(model_id):
         raise UserError(
@@ -48,7 +52,7 @@ def locate(
     wants_local = revision is None or revision.startswith(LOCAL)
     directory = _local_directory(model_id, settings.models_dir)
     if wants_local and directory is not None:
-        found = local_revision(directory)
+        found = LOCAL + fingerprint(directory)
         if revision not in (None, found):
             raise UserError(
                 "model_changed",
@@ -58,21 +62,23 @@ def locate(
                 legal=found,
             )
         return Located(model_id, found, directory)
-    looked = f"in the models directory ({settings.models_dir / model_id})"
     if revision is not None and wants_local:
-        raise _not_found(model_id, f"{looked}, as revision {revision} asks")
+        raise _not_found(model_id, settings, f"and revision {revision} can be nowhere else")
     try:
         token = None if hub_token is None else hub_token.get_secret_value()
         on_hub = hub.find_model(model_id, revision, timeout_s=settings.hub_timeout_s, token=token)
     except UserError as error:
         if error.code != "model_not_found":
             raise
-        raise _not_found(model_id, f"{looked} and on the hub ({hub.endpoint()})") from None
-    except InfraError:
-        if revision is not None:  # whoever names a revision knows that the model is there
+        raise _not_found(model_id, settings, f"nor has the hub at {hub.endpoint()} any") from None
+    except InfraError as error:
+        if revision is not None:  # the models directory was not asked
             raise
-        raise _not_found(
-            model_id, f"{looked} and on the hub ({hub.endpoint()}), which does not answer"
+        raise InfraError(
+            error.code,
+            f"{_not_here(model_id, settings)}; {error.message}. {HOW_TO_IMPORT}",
+            param="model",
+            value=model_id,
         ) from None
     return Located(model_id, on_hub.commit, None, on_hub)
 
@@ -92,7 +98,7 @@ def inspect(located: Located) -> ModelFacts:
 
 @functools.lru_cache(maxsize=64)
 def _inspect_local(directory: Path, revision: str) -> ModelFacts:
-    """Read once: the revision is another one as soon as a file is."""
+    """Read once: another header is another revision."""
     return inspect_model(directory)
 
 
@@ -104,19 +110,6 @@ def fetch(located: Located, scratch_dir: Path, on_bytes: hub.OnBytes) -> Path:
     scratch_dir.mkdir(parents=True, exist_ok=True)
     hub.download_model(located.on_hub, scratch_dir, on_bytes)
     return scratch_dir
-
-
-def local_revision(directory: Path) -> str:
-    """A fingerprint of a local checkpoint that is cheap: it never reads the weights.
-
-    Over config.json and the name, size and modification time of every file beside it.
-    """
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for path in sorted(directory.iterdir()):
-        if path.is_file():
-            facts = path.stat()
-            digest.update(f"\n{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode())
-    return LOCAL + digest.hexdigest()[:16]
 
 
 def _local_directory(model_id: str, models_dir: Path) -> Path | None:
@@ -139,10 +132,23 @@ def _local_directory(model_id: str, models_dir: Path) -> Path | None:
     return directory
 
 
-def _not_found(model_id: str, looked: str) -> UserError:
+def _not_found(model_id: str, settings: Settings, elsewhere: str) -> UserError:
     return UserError(
         "model_not_found",
-        f"there is no model {model_id}; looked {looked}",
+        f"{_not_here(model_id, settings)}; {elsewhere}. {HOW_TO_IMPORT}",
         param="model",
         value=model_id,
     )
+
+
+def _not_here(model_id: str, settings: Settings) -> str:
+    """Where it was looked for, and what is there instead."""
+    ids = sorted(
+        config.parent.relative_to(settings.models_dir).as_posix()
+        for pattern in ("[!.]*/config.json", "[!.]*/*/config.json")
+        for config in settings.models_dir.glob(pattern)
+    )
+    close = difflib.get_close_matches(model_id, ids, n=MAX_SHOWN, cutoff=0.0)
+    more = f" and {len(ids) - len(close)} more" if len(ids) > len(close) else ""
+    there = f"there are {', '.join(close)}{more}" if ids else "there is none"
+    return f"there is no model {settings.models_dir / model_id} (APIQ_MODELS_DIR; {there})"

@@ -137,7 +137,7 @@ class QuantizeRequest(QuantizeConfig, JobFields):
         None,
         description="Branch, tag or commit of the hub. Default: its main branch; the commit it "
         "points to now is what is used. A model of the models directory has a revision "
-        "`local:...`, a fingerprint of its files.",
+        "`local:...`, a fingerprint of its content.",
     )
 
     def config(self) -> QuantizeConfig:

@@ -1,13 +1,14 @@
 """Everything that differs between one machine and many: environment variables `APIQ_...`."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# each PostgreSQL spelling means the psycopg driver
-DATABASES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg")
+from jobs import addresses
 
 # they are secrets, or hold passwords
 SECRET = ("secret_key", "database_url", "broker_url", "artifacts_url")
@@ -20,26 +21,26 @@ class Settings(BaseSettings):
     left empty is filled in from `data_dir`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="APIQ_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="APIQ_", frozen=True, allow_inf_nan=False)
 
     data_dir: Path = Field(Path("apiq-data"), description="Records, artifacts, scratch, logs.")
     models_dir: Path = Field(Path(), description="Local models. Default: `<data_dir>/models`.")
-    database_url: str = Field(
+    database_url: Annotated[str, AfterValidator(addresses.check_database)] = Field(
         "",
         description="`postgresql://user:password@host/name`, or `sqlite:///file`. "
         "Default: SQLite, `<data_dir>/apiq.db`.",
     )
-    broker_url: str = Field(
+    broker_url: Annotated[str, AfterValidator(addresses.check_broker)] = Field(
         "",
         description="`redis://host:6379/0`, `amqp://host` or another that Celery knows. "
         "Default: files under `<data_dir>/broker`.",
     )
-    artifacts_url: str = Field(
+    artifacts_url: Annotated[str, AfterValidator(addresses.check_artifacts)] = Field(
         "",
         description="`s3://bucket/prefix`, or `file:///directory`. "
         "Default: `file://<data_dir>/artifacts`.",
     )
-    s3_public_url: str = Field(
+    s3_public_url: Annotated[str, AfterValidator(addresses.check_public)] = Field(
         "",
         description="The object store's endpoint as clients reach it: downloads are redirected "
         "there. Default: clients do not reach it, and the API passes the bytes on.",
@@ -94,7 +95,10 @@ class Settings(BaseSettings):
         20.0, gt=0, description="The same, when the worker was told to end (SIGTERM)."
     )
     sweep_interval_s: float = Field(
-        5.0, gt=0, description="How often a worker looks after jobs that nobody looks after."
+        5.0,
+        gt=0,
+        description="How often a worker looks after jobs that nobody looks after, and the API "
+        "after those that no worker takes up.",
     )
     ring_again_s: float = Field(
         15.0, gt=0, description="A runnable job that waits this long has its doorbell rung again."
@@ -124,19 +128,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        scheme = self.database_url.partition(":")[0]
-        if scheme not in DATABASES:
-            raise ValueError(
-                f"database_url begins with {scheme[:40]!r}; legal: " + ", ".join(DATABASES)
-            )
         if self.heartbeat_interval_s * 2 > self.lease_ttl_s:
             raise ValueError(
-                f"heartbeat_interval_s is {self.heartbeat_interval_s}; legal: at most half of "
-                f"lease_ttl_s ({self.lease_ttl_s}), so that one late beat loses nothing"
+                f"APIQ_HEARTBEAT_INTERVAL_S is {self.heartbeat_interval_s}; legal: at most half of "
+                f"APIQ_LEASE_TTL_S ({self.lease_ttl_s}), so that one late beat loses nothing"
             )
         if self.devices and self.device != "auto":
             raise ValueError(
-                f"devices is {self.devices!r} and device is {self.device!r}; legal: one of the two"
+                f"APIQ_DEVICES is {self.devices!r} and APIQ_DEVICE is {self.device!r}; "
+                "legal: one of the two"
             )
         return self
 
@@ -172,13 +172,31 @@ def load_settings() -> Settings:
     try:
         return Settings()  # type: ignore[call-arg]  # every field has a default
     except ValidationError as error:
-        found = (_describe(*x["loc"], x["input"], x["msg"]) for x in error.errors())
-        raise SettingsError("; ".join(found)) from None
+        raise SettingsError("; ".join(map(_describe, error.errors()))) from None
 
 
-def _describe(*parts: object) -> str:
-    *location, value, message = parts
-    if not location:  # about several settings: it names them
-        return str(message).removeprefix("Value error, ")
-    shown = "" if location[0] in SECRET else f" is {value!r}"
-    return f"APIQ_{str(location[0]).upper()}{shown}: {message}"
+def settings_or_exit() -> Settings:
+    """The same for the entry point of a process: what is not legal is one line, and exit code 2."""
+    try:
+        return load_settings()
+    except SettingsError as error:
+        print(f"error: {error} [illegal_setting]", file=sys.stderr)
+        sys.exit(2)
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    """`APIQ_LEASE_TTL_S is 'soon'; legal: a valid number`."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:  # about several settings: it names them
+        return message
+    name = str(error["loc"][0])
+    if error["type"] == "value_error":  # of `jobs.addresses`, which shows no secret
+        return f"APIQ_{name.upper()} {message}"
+    if error["type"] == "string_pattern_mismatch":
+        legal = Settings.model_fields[name].description
+    elif error["type"].endswith("too_short"):
+        legal = f"{error['ctx']['min_length']} characters or more"
+    else:  # "Input should be a valid number, unable to parse ..."
+        legal = message.removeprefix("Input should be ").partition(", ")[0]
+    shown = "is not legal" if name in SECRET else f"is {error['input']!r}"
+    return f"APIQ_{name.upper()} {shown}; legal: {legal}"

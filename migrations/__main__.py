@@ -5,7 +5,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
-from jobs.settings import load_settings
+from jobs.settings import settings_or_exit
 
 
 def upgrade(database_url: str) -> None:
@@ -17,4 +17,4 @@ def upgrade(database_url: str) -> None:
 
 
 if __name__ == "__main__":
-    upgrade(load_settings().database_url)
+    upgrade(settings_or_exit().database_url)

@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 
 from jobs.log_lines import log_lines
-from jobs.settings import load_settings
+from jobs.settings import settings_or_exit
 from worker import app, fleet
 
 
@@ -12,7 +12,7 @@ def main() -> int:
     if find_spec("torch") is None:
         print("error: a worker needs torch; install apiq[worker] [torch_missing]", file=sys.stderr)
         return 2
-    devices = load_settings().devices
+    devices = settings_or_exit().devices
     if not devices:
         return app.main()
     log_lines()

@@ -11,7 +11,7 @@ from jobs.artifacts import open_store
 from jobs.database import Database
 from jobs.log_lines import log_lines
 from jobs.repository import ANY_DEVICE
-from jobs.settings import load_settings
+from jobs.settings import settings_or_exit
 from worker.context import Worker
 from worker.runner import run_until_idle
 from worker.sweeper import Sweeper
@@ -24,7 +24,7 @@ def main(child_command: Sequence[str] = CHILD_COMMAND) -> int:
 
     On the signal running jobs are brought to a safe point and given back.
     """
-    settings = load_settings()
+    settings = settings_or_exit()
     log_lines()
     worker = Worker(settings, Database(settings.database_url), open_store(settings), child_command)
     celery = doorbell.app(settings)

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from jobs.settings import Settings, load_settings
+from jobs.settings import Settings, settings_or_exit
 
 SILENCE_S = 60.0  # beside the interval of the sweeps: deleting what a large job left takes time
 
@@ -29,7 +29,7 @@ def forget(settings: Settings, worker_id: str) -> None:
 
 
 def main() -> int:
-    settings = load_settings()
+    settings = settings_or_exit()
     expected = len(settings.devices.split(","))
     # containers may share the directory; each answers for its own
     own = settings.pulse_dir.glob(f"{socket.gethostname()[:60]}-*")

@@ -20,7 +20,7 @@ def list_artifacts(job_id: JobId, json: AsJson = False) -> None:
     with Client() as client:
         artifacts = client.artifacts(job_id)
     if json:
-        print_json(artifacts)
+        print_json({"artifacts": artifacts})
         return
     print_table(
         ("PATH", "SIZE", "SHA256"),

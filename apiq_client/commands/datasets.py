@@ -33,7 +33,7 @@ def list_datasets(json: AsJson = False) -> None:
     with Client() as client:
         datasets = client.datasets()
     if json:
-        print_json(datasets)
+        print_json({"datasets": datasets})
         return
     print_table(
         ("ID", "NAME", "SIZE", "CREATED (UTC)"),

@@ -22,16 +22,21 @@ def list_jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
     model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may repeat.")] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="NEXT", help="Only jobs behind a page: its `next`.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     json: AsJson = False,
 ) -> None:
     """The newest jobs."""
+    labels = parse_labels(label or [])
     with Client() as client:
-        jobs = list(
-            client.jobs(state=state, model=model, labels=parse_labels(label or []), limit=limit)
+        pages = list(
+            client.job_pages(state=state, model=model, labels=labels, after=after, limit=limit)
         )
+    jobs = [job for page in pages for job in page.jobs]
     if json:
-        print_json(jobs)
+        print_json({"jobs": jobs, "next": pages[-1].next})
         return
     rows = (
         (

@@ -8,6 +8,7 @@ import typer
 
 from apiq_client.errors import JobFailed
 from apiq_client.options import given_fields, with_config_options
+from apiq_client.records import Job
 from apiq_client.sdk import Client
 from apiq_client.terminal import (
     describe_bytes,
@@ -77,22 +78,42 @@ def quantize(
         fields["labels"] = parse_labels(label)
     with Client() as client:
         job = client.quantize(model, **fields)
-        if wait or download:
-            err.print(job.id)
-            job = show_progress(client.watch(job.id))
-        if json:
-            print_json(job)
-        elif not (wait or download):
-            out.print(job.id)
-        if job.state != "succeeded" and job.is_finished:
-            raise JobFailed(job.id, job.state, job.error)
-        if download:
-            artifacts = client.artifacts(job.id)
-            total_bytes = sum(artifact.size_bytes for artifact in artifacts)
-            with show_bytes(total_bytes) as on_bytes:
-                for artifact in artifacts:
-                    client.download(job.id, artifact, download, on_bytes=on_bytes)
-            err.print(f"{len(artifacts)} files, {describe_bytes(total_bytes)}, in {download}")
+        try:
+            if wait or download:
+                err.print(job.id)
+                job = show_progress(client.watch(job.id))
+            if json:
+                print_json(job)
+            elif not (wait or download):
+                out.print(job.id)
+            if job.state != "succeeded" and job.is_finished:
+                raise JobFailed(job.id, job.state, job.error)
+            if download:
+                _download(client, job.id, download)
+        except KeyboardInterrupt:
+            _tell_how_to_go_on(job, download)
+            raise typer.Exit(130) from None
+
+
+def _download(client: Client, job_id: str, directory: Path) -> None:
+    artifacts = client.artifacts(job_id)
+    total_bytes = sum(artifact.size_bytes for artifact in artifacts)
+    with show_bytes(total_bytes) as on_bytes:
+        for artifact in artifacts:
+            client.download(job_id, artifact, directory, on_bytes=on_bytes)
+    err.print(f"{len(artifacts)} files, {describe_bytes(total_bytes)}, in {directory}")
+
+
+def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
+    """Nobody who presses Ctrl-C should have to guess what became of the job."""
+    fetch = f"apiq artifacts download {job.id}" + (f" --dir {directory}" if directory else "")
+    if job.is_finished:
+        err.print(f"{job.id} has {job.state}; go on where the download stopped: {fetch}")
+        return
+    err.print(f"{job.id} goes on without you:")
+    err.print(f"  watch it     apiq events -f {job.id}")
+    err.print(f"  stop it      apiq jobs cancel {job.id}")
+    err.print(f"  download it  {fetch}")
 
 
 def hub_token(variable: str | None) -> str | None:

@@ -18,6 +18,7 @@ import psutil
 import redis
 
 from jobs import doorbell, repository
+from jobs.addresses import FILE_BROKER
 from jobs.artifacts import ArtifactStore, log_key, open_store
 from jobs.database import Database
 from jobs.errors import ObjectNotFound
@@ -172,7 +173,7 @@ def house_of(settings: Settings, database: Database) -> House:
 
 
 def lose_the_broker(house: House) -> None:
-    if house.settings.broker_url == doorbell.FILE_BROKER:
+    if house.settings.broker_url == FILE_BROKER:
         shutil.rmtree(house.settings.broker_dir, ignore_errors=True)
     else:
         with broker(house) as client:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from jobs import doorbell
+from jobs.addresses import FILE_BROKER
 from jobs.job import Job
 from jobs.states import State
 from tests.fault.worker.support import (
@@ -124,7 +125,7 @@ def lose_the_message(house: House) -> None:
 
 
 def unread_messages(house: House) -> int:
-    if house.settings.broker_url == doorbell.FILE_BROKER:
+    if house.settings.broker_url == FILE_BROKER:
         return len(list((house.settings.broker_dir / "queue").glob("*.msg")))
     with broker(house) as client:
         return client.llen("apiq-any") + client.hlen("unacked")
@@ -142,7 +143,7 @@ def test_a_broker_full_of_rubbish(house: House) -> None:
     with worker_process(house.settings) as process:
         house.wait(house.accept(), State.SUCCEEDED)
         rubbish = [b'{"body": "half a mess', b"{}", b"\xff\x00", b"[]", b"null"]
-        if house.settings.broker_url == doorbell.FILE_BROKER:
+        if house.settings.broker_url == FILE_BROKER:
             queue = house.settings.broker_dir / "queue"
             for number, content in enumerate(rubbish):
                 (queue / f"00000000000000{number}_x.apiq-any.msg").write_bytes(content)

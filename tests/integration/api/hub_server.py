@@ -31,6 +31,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     token: str | None = None  # opens what is gated
     requests: list[tuple[str, str]] = field(default_factory=list)  # (method, path)
+    status: int | None = None  # answers everything with it, and says no more
     cut_after_bytes: int | None = None  # break the next file download there, once
 
     def fetched(self) -> set[str]:
@@ -58,7 +59,9 @@ def serve_hub(root: Path) -> Iterator[Hub]:
         def _answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append((self.command, path))
-            if match := INFO.fullmatch(path):
+            if hub.status is not None:
+                self._send(hub.status, b"", {})
+            elif match := INFO.fullmatch(path):
                 self._info(*match.groups())
             elif match := FILE.fullmatch(path):
                 kind = "datasets" if match[1] else "models"

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from jobs.settings import Settings
+from tests.integration.api.hub_server import Hub
+from tests.integration.api.live import NO_HUB
 from tests.integration.api.support import Service, place_model
 
 # none of it gets as far as the records or the store
@@ -79,7 +81,6 @@ def cut(file: Path, length: int) -> None:
         ({"model": "/etc"}, "invalid_request", "#/model", ["'/etc'", "legal: `name`"]),
         ({"model": "\ud800"}, "invalid_request", "#/model", [r"'\ud800'", "legal: `name`"]),
         ({"\ud800": 1}, "invalid_request", "#", ["the body is"]),
-        ({"model": "org/none"}, "model_not_found", "#/model", ["models/org/none", "hub"]),
     ],
 )
 def test_fields(
@@ -94,6 +95,24 @@ def test_fields(
     for part in parts:
         assert part in problem["detail"]
     assert problem["fault"] == "user"
+
+
+def test_a_model_that_is_nowhere(service: Service, hub: Hub) -> None:
+    answer = service.http.post("/jobs", json={"model": "org/none", "bits": 2})
+    problem = service.refused(answer, 422, "model_not_found")
+    assert [error["pointer"] for error in problem["errors"]] == ["#/model"]
+    for part in ("models/org/none", "there are tiny", hub.url, "apiq models import"):
+        assert part in problem["detail"]
+    assert (problem["fault"], problem["retryable"]) == ("user", False)
+
+
+def test_a_model_that_only_a_silent_hub_may_have(service: Service) -> None:
+    answer = service.http.post("/jobs", json={"model": "org/none", "bits": 2})
+    problem = service.refused(answer, 503, "hub_unreachable")
+    assert [error["pointer"] for error in problem["errors"]] == ["#/model"]
+    for part in ("models/org/none", "there are tiny", NO_HUB, "apiq models import"):
+        assert part in problem["detail"]
+    assert (problem["fault"], problem["retryable"]) == ("infra", True)
 
 
 @pytest.mark.parametrize(

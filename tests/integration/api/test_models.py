@@ -1,13 +1,15 @@
 """Finding, pinning and fetching models, in a directory and on a hub, with the real client."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from apiq_core.errors import InfraError, UserError
+from apiq_core.errors import ApiQError, InfraError, UserError
 from jobs import models
+from jobs.fingerprint import BEGINNING_BYTES, WHOLE_BYTES, fingerprint
 from jobs.settings import Settings
 from tests.integration.api.hub_server import Hub
 from tests.tiny_models import make_tiny
@@ -16,6 +18,7 @@ from tests.tiny_models import make_tiny
 pytestmark = pytest.mark.column("embedded")
 
 NAME = "org/tiny"
+HUB_AWAY = "hub_unreachable"
 
 
 def put_local(settings: Settings, source: Path, name: str = NAME) -> Path:
@@ -53,6 +56,37 @@ class TestLocal:
             models.locate(NAME, revision, settings)
         assert caught.value.code == "model_changed"
         assert revision in caught.value.message
+
+    def test_a_copy_has_the_same_revision(self, settings: Settings, tiny_model: Path) -> None:
+        put_local(settings, tiny_model)
+        revision = models.locate(NAME, None, settings).revision
+        directory = put_local(settings, tiny_model, "elsewhere")
+        for path in directory.iterdir():
+            os.utime(path, ns=(1, 1))
+        (directory / "README.md").write_text("beside the model")
+        assert models.locate("elsewhere", None, settings).revision == revision
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+    def test_the_same_size_is_not_the_same_content(
+        self, settings: Settings, tiny_model: Path, name: str
+    ) -> None:
+        file = put_local(settings, tiny_model) / name
+        revision = models.locate(NAME, None, settings).revision
+        content = bytearray(file.read_bytes())
+        content[-2] ^= 1
+        file.write_bytes(content)
+        assert models.locate(NAME, None, settings).revision != revision
+
+    @pytest.mark.parametrize("at", [0, BEGINNING_BYTES - 1, -1])
+    def test_of_a_large_file_samples_are_read(self, tmp_path: Path, at: int) -> None:
+        file = tmp_path / "model.safetensors"
+        with file.open("wb") as out:
+            out.truncate(WHOLE_BYTES + 1)  # sparse
+        before = fingerprint(tmp_path)
+        with file.open("r+b") as out:
+            out.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
+            out.write(b"x")
+        assert fingerprint(tmp_path) != before
 
     def test_a_removed_model_is_not_looked_for_elsewhere(
         self, settings: Settings, tiny_model: Path, hub: Hub
@@ -202,16 +236,35 @@ class TestHub:
             models.inspect(models.locate(NAME, None, settings))
         assert caught.value.code == code
 
-    def test_silence_while_asking_for_any_revision(self, settings: Settings) -> None:
-        with pytest.raises(UserError) as caught:
+    @pytest.mark.parametrize(("status", "code"), [(404, "model_not_found"), (500, HUB_AWAY)])
+    def test_a_mirror_that_says_nothing_but_a_status(
+        self, settings: Settings, hub: Hub, status: int, code: str
+    ) -> None:
+        hub.status = status
+        with pytest.raises(ApiQError) as caught:
             models.locate(NAME, None, settings)
-        assert caught.value.code == "model_not_found"
-        assert "does not answer" in caught.value.message
+        assert caught.value.code == code
+        assert hub.url in caught.value.message
+
+    def test_silence_says_what_is_here(self, settings: Settings, tiny_model: Path) -> None:
+        for name in ("org/tini", "zzz", "a", "b", "c", "d", "e"):
+            put_local(settings, tiny_model, name)
+        with pytest.raises(InfraError) as caught:
+            models.locate(NAME, None, settings)
+        message = caught.value.message
+        assert caught.value.code == HUB_AWAY
+        assert f"no model {settings.models_dir / NAME}" in message
+        assert "there are org/tini, " in message and " and 2 more" in message
+        assert "does not answer" in message
+
+    def test_silence_where_nothing_is(self, settings: Settings) -> None:
+        with pytest.raises(InfraError, match=r"there is none\)"):
+            models.locate(NAME, None, settings)
 
     def test_silence_while_asking_for_a_pinned_revision_may_pass(self, settings: Settings) -> None:
         with pytest.raises(InfraError) as caught:
             models.locate(NAME, "0" * 40, settings)
-        assert caught.value.code == "hub_unreachable"
+        assert caught.value.code == HUB_AWAY
 
 
 def edit_config(directory: Path, **changes: object) -> None:

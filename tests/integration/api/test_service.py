@@ -1,6 +1,7 @@
 """Health, version, figures; what the process may bind to; what it must not import."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,21 @@ def test_metrics(service: Service) -> None:
     assert 'apiq_http_requests_total{method="POST",route="/jobs",status="202"} 2.0' in lines
     route = 'method="GET",route="/jobs/{job_id}",status="404"'
     assert f"apiq_http_requests_total{{{route}}} 1.0" in lines
+
+
+@pytest.mark.column("embedded")
+def test_the_docs_need_no_other_server(service: Service) -> None:
+    page = service.http.get("/docs")
+    assert page.status_code == 200
+    addresses = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
+    assert len(addresses) == 3  # a script, a style, an icon
+    for address in addresses:
+        assert address.startswith("/") and not address.startswith("//")
+        assert service.http.get(address).status_code == 200
+    assert "//" not in page.text
+    assert "'/openapi.json'" in page.text and '"validatorUrl": null' in page.text
+    service.refused(service.http.get("/static-offline-docs/../app.py"), 404, "not_found")
+    service.refused(service.http.get("/static-offline-docs/%2e%2e/core.py"), 404, "not_found")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org"])

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -47,6 +48,8 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # whoever runs the tests in the background may have it ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
@@ -133,6 +136,27 @@ class TestQuantize:
         assert process.returncode == 1
         assert rest.splitlines()[-1] == f"error: {job_id} failed: no space [disk_full]"
 
+    @pytest.mark.parametrize("options", [["--wait"], ["--download", "out"]])
+    def test_a_ctrl_c_ends_the_wait_and_not_the_job(
+        self, apiq: Command, live: Live, options: list[str]
+    ) -> None:
+        process = apiq.start("quantize", "tiny", "--bits", "2", *options)
+        assert process.stderr is not None
+        job_id = process.stderr.readline().strip()
+        assert process.stderr.readline() == "queued\n"
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 130
+        fetch = f"apiq artifacts download {job_id}" + (" --dir out" if "out" in options else "")
+        told = [f"{job_id} goes on without you:", f"apiq events -f {job_id}"]
+        told += [f"apiq jobs cancel {job_id}", fetch]
+        assert all(line.endswith(end) for line, end in zip(rest.splitlines(), told, strict=True))
+        assert live.http.get(f"/jobs/{job_id}").json()["state"] == "queued"
+        live.publish(live.claim_only(job_id), FILES)
+        for line in rest.splitlines()[1:]:
+            command = line.split("apiq ")[1].split()
+            apiq(*command, code=1 if "cancel" in command else 0)  # it has succeeded meanwhile
+
     @pytest.mark.parametrize(
         ("arguments", "line"),
         [
@@ -152,7 +176,8 @@ class TestQuantize:
     def test_unknown_model_says_where_it_looked(self, apiq: Command, live: Live) -> None:
         (line,) = apiq("quantize", "org/none", "--bits", "2", code=1).stderr.splitlines()
         assert str(live.context.settings.models_dir / "org/none") in line
-        assert line.endswith("[model_not_found]")
+        assert "there are tiny" in line and "`apiq models import " in line
+        assert line.endswith("[hub_unreachable]")
 
 
 def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
@@ -162,7 +187,7 @@ def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
     assert row.split()[:2] == [job_id, "queued"]
     assert row.split()[2:4] == ["tiny", "2"]
     listed = json.loads(apiq("jobs", "list", "--label", "x=1", "--json").stdout)
-    assert [job["id"] for job in listed] == [job_id]
+    assert [job["id"] for job in listed["jobs"]] == [job_id]
     shown = apiq("jobs", "show", job_id).stdout
     assert re.search(r"^state +queued$", shown, re.M)
     assert re.search(r"^input.bits +2$", shown, re.M)
@@ -172,6 +197,25 @@ def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
     assert [line.split()[2] for line in apiq("events", job_id).stdout.splitlines()] == [
         *("accepted", "started", "cancelling")
     ]
+
+
+def test_a_list_as_json_is_what_the_server_answers(apiq: Command, live: Live) -> None:
+    finished = live.finished(FILES)
+    ids = [
+        *(apiq("quantize", "tiny", "--bits", "2", "--label", "page=1").stdout.strip() for _ in "12")
+    ][::-1]
+    listing = ["jobs", "list", "--label", "page=1", "--limit", "1", "--json"]
+    page = json.loads(apiq(*listing).stdout)
+    answer = live.http.get("/jobs", params={"label.page": "1", "limit": 1}).json()
+    assert page.keys() == {"jobs", "next"} == answer.keys()
+    assert page["next"] == answer["next"] and page["jobs"][0].items() >= answer["jobs"][0].items()
+    rest = json.loads(apiq(*listing, "--after", page["next"]).stdout)
+    assert [job["id"] for job in page["jobs"] + rest["jobs"]] == ids
+    assert rest["next"] is None
+    listed = json.loads(apiq("artifacts", "list", finished["id"], "--json").stdout)
+    assert listed == live.http.get(f"/jobs/{finished['id']}/artifacts").json()
+    listed = json.loads(apiq("datasets", "list", "--json").stdout)
+    assert listed == live.http.get("/datasets").json()
 
 
 def test_every_field_of_a_job_is_an_option(apiq: Command) -> None:

@@ -152,7 +152,7 @@ class TestKeyed:
             assert "need APIQ_SECRET_KEY" in line and "token_urlsafe" in line
             assert line.endswith("[no_secret_key]")
         apiq.environment["APIQ_SECRET_KEY"] = "too short"
-        (line,) = apiq("keys", "list", code=1).stderr.splitlines()
+        (line,) = apiq("keys", "list", code=2).stderr.splitlines()
         assert "APIQ_SECRET_KEY" in line and "32" in line and "too short" not in line
 
     def test_without_a_database(self, apiq: Command, tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_no_process_outlives_it_and_it_starts_again(data_dir: Path, number: int)
     up.wait_until_up()
     assert len(processes_of(data_dir)) >= 2
     up.process.send_signal(number)
-    assert up.ended()[0] == (0 if number == signal.SIGINT else -number)
+    assert up.ended()[0] == (130 if number == signal.SIGINT else -number)
+    said = "stopping, which takes up to 30 s" in up.last and "next `apiq up`" in up.last
+    assert said is (number == signal.SIGINT)
     eventually(lambda: processes_of(data_dir) == [], "every part has ended")
     again = Up(data_dir)
     again.wait_until_up()
@@ -109,14 +111,35 @@ def test_a_database_that_is_none(data_dir: Path) -> None:
 
 
 def test_a_worker_that_keeps_dying_ends_it_all(data_dir: Path) -> None:
-    code, err = Up(data_dir, APIQ_BROKER_URL="nonsense://").ended()
+    code, err = Up(data_dir, APIQ_BROKER_URL="mongodb://").ended()  # which needs a package
     assert code == 1
     assert err.splitlines()[-1].startswith("error: worker ended")
     assert processes_of(data_dir) == []
 
 
-def test_a_setting_that_is_not_legal(data_dir: Path) -> None:
-    code, err = Up(data_dir, APIQ_LEASE_TTL_S="soon").ended()
-    assert code == 1
-    (line,) = err.splitlines()
-    assert "APIQ_LEASE_TTL_S" in line and "'soon'" in line
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        (
+            "APIQ_LEASE_TTL_S",
+            "soon",
+            "APIQ_LEASE_TTL_S is 'soon'; legal: a valid number [illegal_setting]",
+        ),
+        (
+            "APIQ_ARTIFACTS_URL",
+            "ftp://u:canary@host",
+            "APIQ_ARTIFACTS_URL begins with 'ftp'; legal: file:///directory, s3://bucket/prefix "
+            "[illegal_setting]",
+        ),
+        (
+            "APIQ_HOST",
+            "0.0.0.0",
+            "APIQ_HOST is '0.0.0.0'; without APIQ_SECRET_KEY, so without API keys, the server "
+            "binds to loopback only: 127.0.0.1, ::1 or localhost [host_not_loopback]",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_legal(data_dir: Path, name: str, value: str, told: str) -> None:
+    code, err = Up(data_dir, **{name: value}).ended()
+    assert (code, err) == (2, f"error: {told}\n")
+    assert processes_of(data_dir) == []

@@ -26,6 +26,7 @@ class Up:
             text=True,
         )
         self.lines: list[str] = []
+        self.last = ""  # what it printed after `lines`
 
     def wait_until_up(self) -> str:
         """The URL that it prints last."""
@@ -45,7 +46,7 @@ class Up:
         }
 
     def ended(self) -> tuple[int, str]:
-        _, err = self.process.communicate(timeout=SOON_S)
+        self.last, err = self.process.communicate(timeout=SOON_S)
         return self.process.returncode, err
 
 

@@ -234,6 +234,21 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_rounding_needs_no_text_but_for_its_report(tiny: Path, tmp_path: Path) -> None:
+    seen: dict[int, dict[str, bytes]] = {}
+    for held_out in (1, 4):
+        config = small_config(method="rtn")
+        calibration = config.calibration.model_copy(update={"held_out": held_out})
+        config = config.model_copy(update={"calibration": calibration})
+        report = quantize(tiny, tmp_path / str(held_out), config)
+        assert report.calibration is not None
+        assert (report.calibration.train_windows, report.calibration.tokens) == (0, 0)
+        assert all(0 < block.error < 10 for block in report.blocks)
+        weights = (tmp_path / str(held_out) / "model").glob("*.safetensors")
+        seen[held_out] = {file.name: file.read_bytes() for file in weights}
+    assert seen[1] == seen[4] != {}
+
+
 def test_the_command_line_runs_without_any_service(tiny: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "apiq_core", str(tiny), str(tmp_path / "out"), "--bits", "4"]
     options = ["--method", "rtn", "--evaluation-samples", "2", "--evaluation-length", "32"]

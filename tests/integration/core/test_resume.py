@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +217,20 @@ def test_other_weights_start_over(tiny: Path, tmp_path: Path) -> None:
     run = Run(model_dir, tmp_path / "out")
     assert run.data("warning")[0]["differs"] == ["model.model.safetensors"]
     assert run.made == [0, 1, 2]
+
+
+def test_one_bit_that_changed_in_place_starts_over(tiny: Path, tmp_path: Path) -> None:
+    model_dir = tmp_path / "model"
+    shutil.copytree(tiny, model_dir)
+    Run(model_dir, tmp_path / "out", stop_after=1)
+    weights = model_dir / "model.safetensors"
+    before = weights.stat()
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    run = Run(model_dir, tmp_path / "out", stop_after=1)
+    assert run.data("warning")[0]["differs"] == ["model.model.safetensors"]
 
 
 def test_another_number_of_threads_starts_over(tiny: Path, tmp_path: Path) -> None:
