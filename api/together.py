@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from starlette.concurrency import run_in_threadpool
 
 AT_MOST = 50  # in one transaction
+GATHER_S = 0.001  # what a call waits for others to ask, if the last one was for several
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -16,8 +17,8 @@ class Together(Generic[Question, Answer]):
     """One call of `answer_all` for everybody who asks at the same moment.
 
     Who asks while a call is on its way is in the next one: the busier the service, the more share
-    what a call costs, and an idle one waits for nobody. `answer_all` gives each its answer, or the
-    error that is its own; what it raises is everybody's. Used on one event loop.
+    what a call costs, and a client that is alone waits for nobody. `answer_all` gives each its
+    answer, or the error that is its own; what it raises is everybody's. Used on one event loop.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Together(Generic[Question, Answer]):
         """`waits`: a call may take long, so it is made in a thread."""
         self._answer_all = answer_all
         self._waits = waits
+        self._was_crowd = False  # the last call was for several
         self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
         self._calling: asyncio.Task[None] | None = None
 
@@ -42,7 +44,11 @@ class Together(Generic[Question, Answer]):
 
     async def _call(self) -> None:
         while self._waiting:
+            if self._waits and self._was_crowd:
+                # those who were answered together come back together: not one, then the rest
+                await asyncio.sleep(GATHER_S)
             asked, self._waiting = self._waiting[:AT_MOST], self._waiting[AT_MOST:]
+            self._was_crowd = len(asked) > 1
             questions = [question for question, _ in asked]
             answers: Sequence[Answer | Exception]
             try:

@@ -85,6 +85,23 @@ def test_who_asks_during_a_call_is_in_the_next_and_who_has_gone_harms_nobody() -
     assert isinstance(first, asyncio.CancelledError) and isinstance(third, asyncio.CancelledError)
 
 
+def test_a_crowd_that_comes_back_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.together.GATHER_S", 0.3)
+    halves = Halves()
+
+    async def ask() -> list[int]:
+        together = Together(halves, waits=True)
+        await asyncio.gather(*map(together.ask, [2, 4, 6]))
+        early = asyncio.create_task(together.ask(8))
+        for _ in range(5):
+            await asyncio.sleep(0)  # a call would have begun by now
+        late = await together.ask(10)
+        return [await early, late, await together.ask(12), await together.ask(14)]
+
+    assert asyncio.run(ask()) == [4, 5, 6, 7]
+    assert halves.calls == [[2, 4, 6], [8, 10], [12], [14]]
+
+
 def test_a_crowd_is_split() -> None:
     halves = Halves()
 
