@@ -4,25 +4,17 @@ A server without a secret key has no API keys: everybody who reaches it, over lo
 do everything.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.concurrency import run_in_threadpool
+from fastapi import Depends, Request
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
+from fastapi.security.utils import get_authorization_scheme_param
 
-from api.context import Context, Ctx
+from api.context import context_of
 from api.problems import ApiError
-from jobs import keys
-from jobs.keys import ApiKey, Scope
-
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name="ApiKey",
-    bearerFormat="apiq_...",
-    description="Needed where the server has APIQ_SECRET_KEY; made by `apiq keys create`.",
-)
+from jobs.keys import Scope
 
 
 @dataclass(frozen=True)
@@ -33,40 +25,46 @@ class Caller:
     sees: str | None  # whose jobs and datasets exist for it; None: everybody's
 
 
-def require(scope: Scope) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that lets only keys with `scope` through."""
+class Require(SecurityBase):
+    """A dependency that lets only keys with `scope` through; to OpenAPI, the scheme of all keys.
 
-    async def check(
-        context: Ctx, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-    ) -> Caller:
+    It is one dependency and not a chain of small ones: FastAPI takes longer to resolve each than
+    this takes to run.
+    """
+
+    scheme_name = "ApiKey"
+    model = HTTPBearer(
+        bearerFormat="apiq_...",
+        description="Needed where the server has APIQ_SECRET_KEY; made by `apiq keys create`.",
+    )
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    async def __call__(self, request: Request) -> Caller:
+        context = context_of(request)
         if context.settings.secret_key is None:
             return Caller("", None)
-        if shown is None:
+        kind, shown = get_authorization_scheme_param(request.headers.get("authorization"))
+        if kind.lower() != "bearer" or not shown:
             raise _unauthorized("this server needs an API key: `Authorization: Bearer apiq_...`")
-        key = await run_in_threadpool(_authenticate, context, shown.credentials)
+        key = await context.keyed.ask(shown)
         if key is None:
             raise _unauthorized("this API key is not known here, or it was revoked")
-        if not key.scopes & {scope, Scope.ADMIN}:
+        if not key.scopes & {self.scope, Scope.ADMIN}:
             raise ApiError(
                 "scope_missing",
-                f"this key may {', '.join(sorted(key.scopes)) or 'nothing'}; needed: {scope}",
-                legal=scope,
+                f"this key may {', '.join(sorted(key.scopes)) or 'nothing'}; needed: {self.scope}",
+                legal=self.scope,
             )
         return Caller(key.owner, None if Scope.ADMIN in key.scopes else key.owner)
-
-    return check
-
-
-def _authenticate(context: Context, text: str) -> ApiKey | None:
-    with context.database.read() as connection:
-        return keys.authenticate(connection, text, context.settings)
 
 
 def _unauthorized(detail: str) -> ApiError:
     return ApiError("unauthorized", detail, headers={"www-authenticate": "Bearer"})
 
 
-JobsReader = Annotated[Caller, Depends(require(Scope.JOBS_READ))]
-JobsWriter = Annotated[Caller, Depends(require(Scope.JOBS_WRITE))]
-ArtifactsReader = Annotated[Caller, Depends(require(Scope.ARTIFACTS_READ))]
-Admin = Annotated[Caller, Depends(require(Scope.ADMIN))]
+JobsReader = Annotated[Caller, Depends(Require(Scope.JOBS_READ))]
+JobsWriter = Annotated[Caller, Depends(Require(Scope.JOBS_WRITE))]
+ArtifactsReader = Annotated[Caller, Depends(Require(Scope.ARTIFACTS_READ))]
+Admin = Annotated[Caller, Depends(Require(Scope.ADMIN))]

@@ -1,5 +1,6 @@
 """What every route works with, made once an app."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, cast
@@ -7,9 +8,16 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from api.jobs.watch import Watcher
+from api.together import Together
+from jobs import intake, keys, repository
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
 from jobs.doorbell import Bell
+from jobs.errors import JobNotFound
+from jobs.intake import Order
+from jobs.job import Job
+from jobs.keys import ApiKey
+from jobs.repository import Wanted
 from jobs.settings import Settings
 
 
@@ -27,9 +35,45 @@ class Context:
     def watcher(self) -> Watcher:
         return Watcher(self.database)
 
+    @cached_property
+    def shown(self) -> Together[Wanted, Job]:
+        """The jobs that are asked for at the same moment, from one query."""
+
+        def show(wanted: Sequence[Wanted]) -> list[Job | JobNotFound]:
+            with self.database.glance() as connection:
+                return repository.get_many(connection, wanted)
+
+        # SQLite's readers wait for nobody: to look a row up takes less than to wake a thread
+        return Together(show, waits=self.database.is_postgresql)
+
+    @cached_property
+    def keyed(self) -> Together[str, ApiKey | None]:
+        """The API keys that are shown at the same moment."""
+
+        def know(texts: Sequence[str]) -> list[ApiKey | None]:
+            with self.database.glance() as connection:
+                return [keys.authenticate(connection, text, self.settings) for text in texts]
+
+        return Together(know, waits=self.database.is_postgresql)
+
+    @cached_property
+    def accepted(self) -> Together[Order, Job]:
+        """The jobs that are submitted at the same moment, in one commit: none is answered before
+        it, and the wait for the disk is shared."""
+
+        def submit(orders: Sequence[Order]) -> list[Job | Exception]:
+            return intake.submit_all(self.database, orders, self.settings)
+
+        return Together(submit, waits=True)
+
+
+def context_of(request: Request) -> Context:
+    """Of the app that a request came to."""
+    return cast(Context, request.app.state.context)
+
 
 async def _context(request: Request) -> Context:
-    return cast(Context, request.app.state.context)
+    return context_of(request)
 
 
 Ctx = Annotated[Context, Depends(_context)]

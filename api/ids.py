@@ -3,7 +3,8 @@
 import re
 from typing import Annotated
 
-from fastapi import Depends, Path
+from fastapi import Path
+from pydantic import AfterValidator
 
 from jobs.errors import DatasetNotFound, JobNotFound
 
@@ -14,17 +15,18 @@ _DATASET = re.compile(f"ds_{_UUID}")
 MAX_QUOTED_CHARACTERS = 80
 
 
-async def _job_id(job_id: Annotated[str, Path(description="`job_` and a UUID.")]) -> str:
-    if _JOB.fullmatch(job_id) is None:
-        raise JobNotFound(f"there is no job {job_id[:MAX_QUOTED_CHARACTERS]!r}")
-    return job_id
+def _job_id(text: str) -> str:
+    if _JOB.fullmatch(text) is None:
+        raise JobNotFound(f"there is no job {text[:MAX_QUOTED_CHARACTERS]!r}")
+    return text
 
 
-async def _dataset_id(dataset_id: Annotated[str, Path(description="`ds_` and a UUID.")]) -> str:
-    if _DATASET.fullmatch(dataset_id) is None:
-        raise DatasetNotFound(f"there is no dataset {dataset_id[:MAX_QUOTED_CHARACTERS]!r}")
-    return dataset_id
+def _dataset_id(text: str) -> str:
+    if _DATASET.fullmatch(text) is None:
+        raise DatasetNotFound(f"there is no dataset {text[:MAX_QUOTED_CHARACTERS]!r}")
+    return text
 
 
-JobId = Annotated[str, Depends(_job_id)]
-DatasetId = Annotated[str, Depends(_dataset_id)]
+# no ValueError in there: pydantic lets the error through, to become the 404 that it is
+JobId = Annotated[str, Path(description="`job_` and a UUID."), AfterValidator(_job_id)]
+DatasetId = Annotated[str, Path(description="`ds_` and a UUID."), AfterValidator(_dataset_id)]

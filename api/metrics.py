@@ -1,5 +1,6 @@
 """Figures for Prometheus: requests by route, jobs by state."""
 
+import functools
 import time
 from collections.abc import Iterator
 
@@ -40,6 +41,11 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_JobsByState(context))
+        self.of = functools.cache(self._of)  # to find a label's figures takes longer than to count
+
+    def _of(self, method: str, route: str, status: int) -> tuple[Histogram, Counter]:
+        seconds = self.seconds.labels(method, route)
+        return seconds, self.requests.labels(method, route, str(status))
 
 
 class _JobsByState(Collector):
@@ -78,9 +84,9 @@ class RequestMetrics:
                 route = getattr(scope.get("route"), "path", "none")
                 # a client can make methods up, and each would be kept for ever
                 method = scope["method"] if scope["method"] in METHODS else "OTHER"
-                labels = (method, route)
-                self.metrics.seconds.labels(*labels).observe(time.perf_counter() - began)
-                self.metrics.requests.labels(*labels, str(message["status"])).inc()
+                seconds, requests = self.metrics.of(method, route, message["status"])
+                seconds.observe(time.perf_counter() - began)
+                requests.inc()
             await send(message)
 
         await self.app(scope, receive, observed)

@@ -6,9 +6,11 @@ sweeper rings again for a row that waits.
 
 import functools
 import ssl
+import time
+from collections import Counter
 from contextlib import suppress
-from queue import Full, Queue
-from threading import Thread
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 import structlog
@@ -21,7 +23,8 @@ from jobs.settings import Settings
 RING = "apiq.ring"  # the name of the task
 REDIS = ("redis://", "rediss://")
 TIMEOUT_S = 2.0
-MAX_WAITING = 100  # rings that are not sent yet
+MAX_WAITING = 10  # rings of one queue that are not sent yet
+PAUSE_S = 0.02  # between two rings
 
 log = structlog.get_logger(__name__)
 
@@ -45,11 +48,17 @@ def ring_queue(settings: Settings, queue: str) -> None:
 
 
 class Bell:
-    """Rings from a thread of its own: no request waits for a broker, even one that is away."""
+    """Rings from a thread of its own: no request waits for a broker, even one that is away.
+
+    Not for every job: a worker that wakes goes on until no job waits, and to send a message takes
+    as long as to accept a job. After the last job of many a ring is still sent.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._queues: Queue[str | None] = Queue(MAX_WAITING)
+        self._queues: SimpleQueue[str | None] = SimpleQueue()
+        self._waiting: Counter[str] = Counter()  # how often each is in there
+        self._lock = Lock()
         self._thread: Thread | None = None
 
     def start(self) -> None:
@@ -58,19 +67,24 @@ class Bell:
 
     def ring(self, job: Job) -> None:
         """Wake a worker soon. Where many rings wait already, one more would wake nobody."""
-        with suppress(Full):
-            self._queues.put_nowait(queue_of(job.device_class))
+        queue = queue_of(job.device_class)
+        with self._lock:
+            if self._waiting[queue] < MAX_WAITING:
+                self._waiting[queue] += 1
+                self._queues.put(queue)
 
     def stop(self) -> None:
         """Ring what waits, but not for long: the sweeper rings again."""
-        with suppress(Full):
-            self._queues.put(None, timeout=TIMEOUT_S)
+        self._queues.put(None)
         if self._thread is not None:
             self._thread.join(TIMEOUT_S)
 
     def _run(self) -> None:
         while (queue := self._queues.get()) is not None:
+            with self._lock:
+                self._waiting[queue] -= 1  # before it is sent: who comes now is not too late
             ring_queue(self._settings, queue)
+            time.sleep(PAUSE_S)
 
 
 @functools.lru_cache(maxsize=8)

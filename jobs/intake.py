@@ -1,13 +1,26 @@
 """From what was asked to a job: every default filled in, then accepted in one transaction."""
 
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
 from pydantic import SecretStr
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
 
 from apiq_core.errors import UserError
 from apiq_core.resolve import resolve
 from jobs import datasets, models, quotas, repository, secrets, texts
-from jobs.errors import DatasetNotFound, IdempotencyKeyReused, JobNotRetryable
+from jobs.database import Database
+from jobs.errors import (
+    DatasetNotFound,
+    IdempotencyKeyReused,
+    JobNotRetryable,
+    QuotaExceeded,
+)
 from jobs.job import Job
+from jobs.repository import NewJob
 from jobs.requests import QuantizeRequest
 from jobs.rows import job_from_row
 from jobs.schema import jobs
@@ -17,51 +30,136 @@ from jobs.states import State
 RETRYABLE = (State.FAILED, State.CANCELLED)
 
 
-def accept(
-    connection: Connection,
-    request: QuantizeRequest,
-    settings: Settings,
-    *,
-    owner: str = "",
-    retry_of: str | None = None,
-    idempotency_key: str | None = None,
-    body_sha256: str | None = None,
-) -> Job:
-    """Write a job for a request that `resolve_request` has filled in. Ring after the commit."""
-    quotas.check_queue(connection, owner, settings)
-    check_datasets(connection, request, owner)
-    job = repository.accept(
-        connection,
+@dataclass(frozen=True)
+class RequestName:
+    """A client's name for a request, so that it makes one job however often it is sent."""
+
+    idempotency_key: str
+    body_sha256: str  # of what was asked for under that name
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request for a job, and whose it is."""
+
+    request: QuantizeRequest
+    owner: str = ""
+    name: RequestName | None = None
+    retry_of: str | None = None
+
+
+def submit(database: Database, order: Order, settings: Settings) -> Job:
+    """The job of an order, new or made by the same request before; raises why there is none."""
+    (answer,) = submit_all(database, [order], settings)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def submit_all(
+    database: Database, orders: Sequence[Order], settings: Settings
+) -> list[Job | Exception]:
+    """What `submit` returns or raises for each: one that fails harms no other.
+
+    New jobs are committed together: they share the wait for the disk. Ring afterwards.
+    """
+    answers: dict[int, Job | Exception] = {}
+    resolved: dict[int, Order] = {}
+    named = [(number, order) for number, order in enumerate(orders) if order.name is not None]
+    if named:
+        with database.glance() as connection:
+            for number, order in named:
+                if (answer := _earlier(connection, order)) is not None:
+                    answers[number] = answer
+    for number, order in enumerate(orders):
+        if number not in answers:
+            try:
+                request = resolve_request(order.request, settings)
+                resolved[number] = replace(order, request=request)
+            except Exception as error:
+                answers[number] = error
+    if resolved:
+        with database.begin() as connection:
+            accepted = _accept_each(connection, list(resolved.values()), settings)
+        answers |= zip(resolved, accepted, strict=True)
+    return [answers[number] for number in range(len(orders))]
+
+
+def _accept_each(
+    connection: Connection, orders: Sequence[Order], settings: Settings
+) -> list[Job | Exception]:
+    """Usually none fails, so each is tried alone only where one did."""
+    with suppress(Exception), connection.begin_nested():
+        return [*_accept(connection, orders, settings)]
+    return [_accept_alone(connection, order, settings) for order in orders]
+
+
+def _accept_alone(connection: Connection, order: Order, settings: Settings) -> Job | Exception:
+    try:
+        with connection.begin_nested():
+            return accept(connection, order, settings)
+    except (IntegrityError, QuotaExceeded) as error:
+        # the same request, at the same moment, may have been faster
+        return _earlier(connection, order) or error
+    except Exception as error:
+        return error
+
+
+def _earlier(connection: Connection, order: Order) -> Job | IdempotencyKeyReused | None:
+    if order.name is None:
+        return None
+    try:
+        return earlier(connection, order.owner, order.name)
+    except IdempotencyKeyReused as error:
+        return error
+
+
+def accept(connection: Connection, order: Order, settings: Settings) -> Job:
+    """Write the job of an order that `resolve_request` has filled in. Ring after the commit."""
+    return _accept(connection, [order], settings)[0]
+
+
+def _accept(connection: Connection, orders: Sequence[Order], settings: Settings) -> list[Job]:
+    for owner, number in Counter(order.owner for order in orders).items():
+        quotas.check_queue(connection, owner, number, settings)
+    for order in orders:
+        check_datasets(connection, order.request, order.owner)
+    jobs = repository.accept_all(connection, [_new_job(order) for order in orders])
+    for order, job in zip(orders, jobs, strict=True):
+        if order.request.hub_token is not None:
+            secrets.put(connection, job.id, order.request.hub_token, settings)
+    return jobs
+
+
+def _new_job(order: Order) -> NewJob:
+    request, name = order.request, order.name
+    return NewJob(
         type=request.type,
         input=request.to_input(),
         labels=request.labels,
         metadata=request.metadata,
         device_class=request.device_class,
         priority=request.priority,
-        owner=owner,
+        owner=order.owner,
         max_pending_s=request.max_pending_s,
         max_runtime_s=request.max_runtime_s,
-        retry_of=retry_of,
-        idempotency_key=idempotency_key,
-        body_sha256=body_sha256,
+        retry_of=order.retry_of,
+        idempotency_key=None if name is None else name.idempotency_key,
+        body_sha256=None if name is None else name.body_sha256,
     )
-    if request.hub_token is not None:
-        secrets.put(connection, job.id, request.hub_token, settings)
-    return job
 
 
-def earlier(
-    connection: Connection, owner: str, idempotency_key: str, body_sha256: str
-) -> Job | None:
+def earlier(connection: Connection, owner: str, name: RequestName) -> Job | None:
     """The job that this key made before; raises `IdempotencyKeyReused` for another request."""
-    query = select(jobs).where(jobs.c.owner == owner, jobs.c.idempotency_key == idempotency_key)
+    key = name.idempotency_key
+    query = select(jobs).where(jobs.c.owner == owner, jobs.c.idempotency_key == key)
     row = connection.execute(query).one_or_none()
     if row is None:
         return None
     job = job_from_row(row)
-    if job.body_sha256 != body_sha256:
+    if job.body_sha256 != name.body_sha256:
         raise IdempotencyKeyReused(
-            f"Idempotency-Key {idempotency_key[:80]!r} made {job.id} from another request; "
+            f"Idempotency-Key {key[:80]!r} made {job.id} from another request; "
             "legal: a new key, or the same request"
         )
     return job
@@ -96,7 +194,7 @@ def retry(
         )
     }
     request = QuantizeRequest.model_validate(old.input | fields | {"hub_token": hub_token})
-    return accept(connection, request, settings, owner=old.owner, retry_of=old.id)
+    return accept(connection, Order(request, old.owner, retry_of=old.id), settings)
 
 
 def resolve_request(request: QuantizeRequest, settings: Settings) -> QuantizeRequest:

@@ -3,9 +3,11 @@
 Every function works in the caller's transaction.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 
 from jobs import leases, repository
 from jobs.clock import from_now, now
@@ -66,14 +68,15 @@ def sweep(connection: Connection, settings: Settings) -> Swept:
     overdue = jobs.c.cancel_requested_at < from_now(-CANCEL_GRACES * settings.cancel_grace_s)
     for job in _pick(connection, jobs.c.state == State.CANCELLING, or_(lapsed, overdue)):
         taken_back.append(leases.cancelled(connection, job.id, job.attempt))
-    runs = jobs.c.state.in_([State.QUEUED, State.RUNNING])
-    for job in _pick(connection, jobs.c.expires_at < now(), runs):
+    # not `state in (queued, running)`: SQLite would rather read the whole queue
+    goes_on = jobs.c.state != State.CANCELLING
+    for job in _pick(connection, jobs.c.expires_at < now(), goes_on):
         taken_back.append(_expire(connection, job))
     if settings.retention_days is not None:
         oldest = from_now(-settings.retention_days * DAY_S)
         for job in _pick(connection, jobs.c.finished_at < oldest, jobs.c.deleted_at.is_(None)):
             repository.delete(connection, job.id)
-    has_checkpoints = exists().where(checkpoints.c.job_id == jobs.c.id)
+    has_checkpoints = jobs.c.id.in_(select(checkpoints.c.job_id))
     return Swept(
         _to_ring(connection, settings),
         taken_back,
@@ -149,23 +152,26 @@ def _to_ring(connection: Connection, settings: Settings) -> list[Job]:
         connection,
         jobs.c.state == State.QUEUED,
         jobs.c.run_after <= now(),
-        # rung too long ago, or before it came back to the queue
-        or_(jobs.c.rung_at < from_now(-settings.ring_again_s), jobs.c.rung_at < jobs.c.run_after),
+        jobs.c.rung_at < from_now(-settings.ring_again_s),
+        order=(jobs.c.rung_at, jobs.c.id),
         limit=RINGS,
     )
-    for job in waiting:
-        change(connection, jobs.c.id == job.id, values={"rung_at": now()})
+    told = jobs.c.id.in_([job.id for job in waiting])
+    connection.execute(update(jobs).where(told).values(rung_at=now()))
     return waiting
 
 
 def _pick(
-    connection: Connection, *conditions: ColumnElement[bool], limit: int = BATCH
+    connection: Connection,
+    *conditions: ColumnElement[bool],
+    order: Sequence[ColumnElement[Any]] = (jobs.c.priority.desc(), jobs.c.id),
+    limit: int = BATCH,
 ) -> list[Job]:
     """Rows to change in this transaction; rows that somebody else is changing are left alone."""
     query = (
         select(jobs)
         .where(*conditions)
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .order_by(*order)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )

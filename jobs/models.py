@@ -5,6 +5,7 @@
 
 import difflib
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,12 @@ def locate(
     return Located(model_id, on_hub.commit, None, on_hub)
 
 
+def is_local(model_id: str, revision: str | None, settings: Settings) -> bool:
+    """Whether `locate` will look no further than the models directory, from a single glance."""
+    wants_local = revision is None or revision.startswith(LOCAL)
+    return wants_local and os.path.exists(settings.models_dir / model_id / "config.json")
+
+
 def inspect(located: Located) -> ModelFacts:
     """The facts of a located model, from its headers alone; raises `UserError`."""
     if located.directory is not None:
@@ -114,14 +121,16 @@ def fetch(located: Located, scratch_dir: Path, on_bytes: hub.OnBytes) -> Path:
 
 def _local_directory(model_id: str, models_dir: Path) -> Path | None:
     """`models_dir/model_id` if it is a checkpoint; links that lead outside are not followed."""
-    root = models_dir.resolve()
     directory = models_dir / model_id
     if not (directory / "config.json").is_file():
         if directory.is_dir() and any(path.is_file() for path in directory.iterdir()):
             raise UserError("missing_config", f"{model_id} has no config.json", param="model")
         return None
-    for path in (directory, *directory.iterdir()):
-        if not path.resolve().is_relative_to(root):
+    above = (models_dir / part for part in Path(model_id).parents if part.name)
+    inside = (Path(entry) for entry in os.scandir(directory) if entry.is_symlink())
+    links = [path for path in (directory, *above) if path.is_symlink()] + list(inside)
+    for path in links:
+        if not path.resolve().is_relative_to(models_dir.resolve()):
             raise UserError(
                 "model_outside",
                 f"{path.relative_to(models_dir)} is a link that leads out of the models directory",

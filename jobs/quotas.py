@@ -14,15 +14,15 @@ from jobs.states import HELD, State
 QUOTAS = "quotas"  # the task in `leaders` whose row is the lock
 
 
-def check_queue(connection: Connection, owner: str, settings: Settings) -> None:
-    """Refuse a further job to an owner who has many waiting already."""
+def check_queue(connection: Connection, owner: str, number: int, settings: Settings) -> None:
+    """Refuse `number` further jobs to an owner who has many waiting already."""
     limit = settings.max_queued_jobs_per_owner
     if limit is None or not owner:
         return
     lock_all(connection)
     waiting = select(func.count()).where(jobs.c.owner == owner, jobs.c.state == State.QUEUED)
     count = connection.execute(waiting).scalar_one()
-    if count >= limit:
+    if count + number > limit:
         raise QuotaExceeded(f"{count} jobs of {owner} wait in the queue; legal: at most {limit}")
 
 

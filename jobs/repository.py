@@ -7,7 +7,8 @@ found, like those that were deleted. None means everybody's.
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -25,11 +26,13 @@ from jobs.clock import Timestamp, now
 from jobs.errors import InvalidCursor, JobAlreadyFinished, JobNotFinished, JobNotFound
 from jobs.job import Artifact, Job, JobEvent, new_job_id
 from jobs.rows import append, change, job_from_row
-from jobs.schema import artifacts, job_events, jobs
+from jobs.schema import artifacts, input_model, job_events, job_labels, jobs
 from jobs.states import TERMINAL, State
 
 ANY_DEVICE = "any"
 IDS_AT_ONCE = 500  # in one statement
+
+Wanted = tuple[str, str | None]  # a job's id, and the owner whose it must be
 
 # the statements of the busiest requests: to build one takes longer than to run it
 _ACCEPT = (
@@ -50,52 +53,67 @@ _ACCEPT = (
     )
     .returning(*jobs.c)
 )
+_LABEL = insert(job_labels)
 _LATEST_EVENTS = select(jobs.c.id, jobs.c.event_seq).where(
+    jobs.c.id.in_(bindparam("wanted", expanding=True)), jobs.c.deleted_at.is_(None)
+)
+_GET_MANY = select(jobs).where(
     jobs.c.id.in_(bindparam("wanted", expanding=True)), jobs.c.deleted_at.is_(None)
 )
 _GET = select(jobs).where(jobs.c.id == bindparam("wanted"), jobs.c.deleted_at.is_(None))
 _GET_OF_OWNER = _GET.where(jobs.c.owner == bindparam("of_owner"))
 
 
-def accept(
-    connection: Connection,
-    *,
-    type: str,
-    input: Mapping[str, Any],
-    labels: Mapping[str, str] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    device_class: str = ANY_DEVICE,
-    priority: int = 0,
-    owner: str = "",
-    max_pending_s: int | None = None,
-    max_runtime_s: int | None = None,
-    retry_of: str | None = None,
-    idempotency_key: str | None = None,
-    body_sha256: str | None = None,
-) -> Job:
-    """Write a new queued job and its first event. Ring the doorbell after the commit.
+@dataclass(frozen=True)
+class NewJob:
+    """A job to accept; what each field means: `jobs.job`."""
 
-    Raises `IntegrityError` if another transaction has just used the idempotency key.
+    type: str
+    input: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    device_class: str = ANY_DEVICE
+    priority: int = 0
+    owner: str = ""
+    max_pending_s: int | None = None
+    max_runtime_s: int | None = None
+    retry_of: str | None = None
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+
+
+def accept(connection: Connection, **fields: Any) -> Job:
+    """`accept_all` of one; takes the fields of `NewJob`."""
+    return accept_all(connection, [NewJob(**fields)])[0]
+
+
+def accept_all(connection: Connection, new: Sequence[NewJob]) -> list[Job]:
+    """Write queued jobs and the first event of each. Ring the doorbell after the commit.
+
+    All or none: raises `IntegrityError` if another job has just taken one's idempotency key.
     """
-    values = {
-        "id": new_job_id(),
-        "type": type,
-        "owner": owner,
-        "priority": priority,
-        "device_class": device_class,
-        "input": dict(input),
-        "labels": dict(labels or {}),
-        "metadata": dict(metadata or {}),
-        "retry_of": retry_of,
-        "idempotency_key": idempotency_key,
-        "body_sha256": body_sha256,
-        "max_pending_s": max_pending_s,
-        "max_runtime_s": max_runtime_s,
-        "max_pending_ms": None if max_pending_s is None else max_pending_s * 1000,
-    }
-    job = job_from_row(connection.execute(_ACCEPT, values).one())
-    append(connection, job, [("accepted", {"retry_of": retry_of} if retry_of else {})])
-    return job
+    rows = [
+        vars(one)
+        | {
+            "id": new_job_id(),
+            "max_pending_ms": None if one.max_pending_s is None else one.max_pending_s * 1000,
+        }
+        for one in new
+    ]
+    written = {row.id: job_from_row(row) for row in connection.execute(_ACCEPT, rows)}
+    jobs = [written[row["id"]] for row in rows]
+    labels = [
+        {"job_id": job.id, "key": key, "value": value}
+        for job in jobs
+        for key, value in job.labels.items()
+    ]
+    if labels:
+        connection.execute(_LABEL, labels)
+    repeats = ({"retry_of": job.retry_of} if job.retry_of else {} for job in jobs)
+    append(
+        connection, *((job, [("accepted", data)]) for job, data in zip(jobs, repeats, strict=True))
+    )
+    return jobs
 
 
 def get(connection: Connection, job_id: str, owner: str | None = None) -> Job:
@@ -103,8 +121,20 @@ def get(connection: Connection, job_id: str, owner: str | None = None) -> Job:
     query = _GET if owner is None else _GET_OF_OWNER
     row = connection.execute(query, {"wanted": job_id, "of_owner": owner}).one_or_none()
     if row is None:
-        raise JobNotFound(f"there is no job {job_id}")
+        raise _not_found(job_id)
     return job_from_row(row)
+
+
+def get_many(connection: Connection, wanted: Sequence[Wanted]) -> list[Job | JobNotFound]:
+    """What `get` returns or raises for each of them."""
+    ids = [job_id for job_id, _ in wanted]
+    found = {row.id: job_from_row(row) for row in connection.execute(_GET_MANY, {"wanted": ids})}
+    answers: list[Job | JobNotFound] = []
+    for job_id, owner in wanted:
+        job = found.get(job_id)
+        is_theirs = job is not None and owner in (None, job.owner)
+        answers.append(job if job is not None and is_theirs else _not_found(job_id))
+    return answers
 
 
 def list_jobs(
@@ -122,17 +152,22 @@ def list_jobs(
 
     Raises `InvalidCursor`.
     """
-    query = select(jobs).where(*_visible(owner)).order_by(jobs.c.id.desc()).limit(limit + 1)
+    query = select(jobs).where(*_visible(owner)).limit(limit + 1)
+    newest_first = jobs.c.id
     if state is not None:
         query = query.where(jobs.c.state == state)
     if type is not None:
         query = query.where(jobs.c.type == type)
     if model is not None:
-        query = query.where(jobs.c.input["model"].as_string() == model)
+        query = query.where(input_model == model)
     for key, value in (labels or {}).items():
-        query = query.where(jobs.c.labels[key].as_string() == value)
+        label = job_labels.alias()
+        query = query.join(label, label.c.job_id == jobs.c.id)
+        query = query.where(label.c.key == key, label.c.value == value)
+        newest_first = label.c.job_id  # in the order of the label's index
     if after is not None:
-        query = query.where(jobs.c.id < _decode_cursor(after))
+        query = query.where(newest_first < _decode_cursor(after))
+    query = query.order_by(newest_first.desc())
     found = [job_from_row(row) for row in connection.execute(query)]
     page = found[:limit]
     return page, _encode_cursor(page[-1].id) if len(found) > limit else None
@@ -204,6 +239,10 @@ def artifacts_of(connection: Connection, job_id: str) -> list[Artifact]:
     columns = [column for column in artifacts.c if column.name != "job_id"]
     query = select(*columns).where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
     return [Artifact(**row._mapping) for row in connection.execute(query)]
+
+
+def _not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"there is no job {job_id}")
 
 
 def _visible(owner: str | None) -> tuple[ColumnElement[bool], ...]:

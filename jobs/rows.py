@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, update
 
-from jobs.clock import now
+from jobs.clock import NEVER, now
 from jobs.job import Job
 from jobs.schema import job_events, job_secrets, jobs
 from jobs.states import HELD, TERMINAL, State, sources
@@ -17,8 +17,9 @@ _APPEND = insert(job_events).values(at=now())
 
 def job_from_row(row: Row[Any]) -> Job:
     """The value of a row."""
-    values = dict(row._mapping)
-    return Job(**values | {"state": State(values["state"])})
+    values = row._asdict()
+    values["state"] = State(values["state"])
+    return Job(**values)
 
 
 def change(
@@ -39,6 +40,8 @@ def change(
         changed |= {"state": to}
         if to not in HELD:
             changed |= {"lease_until": None, "phase": None}
+        if to is State.QUEUED:
+            changed |= {"rung_at": NEVER}
         if to in TERMINAL:
             changed |= {"finished_at": now(), "expires_at": None}
     statement = update(jobs).where(*conditions).values(changed).returning(*jobs.c)
@@ -46,18 +49,18 @@ def change(
     if row is None:
         return None
     job = job_from_row(row)
-    append(connection, job, events)
+    append(connection, (job, events))
     if to in TERMINAL:
         connection.execute(delete(job_secrets).where(job_secrets.c.job_id == job.id))
     return job
 
 
-def append(connection: Connection, job: Job, events: Sequence[NewEvent]) -> None:
-    """Insert the events that `job.event_seq` counts already."""
-    first = job.event_seq - len(events) + 1
+def append(connection: Connection, *histories: tuple[Job, Sequence[NewEvent]]) -> None:
+    """Insert the events of each job that its `event_seq` counts already."""
     rows = [
         {"job_id": job.id, "seq": seq, "type": kind, "data": dict(data)}
-        for seq, (kind, data) in enumerate(events, first)
+        for job, events in histories
+        for seq, (kind, data) in enumerate(events, job.event_seq - len(events) + 1)
     ]
     if rows:
         connection.execute(_APPEND, rows)

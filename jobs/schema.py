@@ -14,6 +14,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -83,10 +84,16 @@ jobs = Table(
     CheckConstraint(f"(state = '{State.FAILED}') = (error IS NOT NULL)", name="error"),
     CheckConstraint("attempt >= 0 AND infra_losses >= 0 AND event_seq >= 1", name="counters"),
 )
-# list: newest first, of one state, of one owner, of both; otherwise the primary key does
+# the model that a job is about. Spelled out: databases take an index on an expression only for a
+# query that has the very same one, and not with a parameter in it
+input_model = literal_column("(input ->> 'model')", String)
+
+# list: newest first, of one state, owner or model, of an owner and a state; otherwise the primary
+# key does, or job_labels
 Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
 Index("ix_jobs_owner_id", jobs.c.owner, jobs.c.id)
 Index("ix_jobs_owner_state_id", jobs.c.owner, jobs.c.state, jobs.c.id)
+Index("ix_jobs_model_id", input_model, jobs.c.id)
 
 
 def _partial(name: str, condition: str, *columns: ColumnElement[Any], unique: bool = False) -> None:
@@ -94,8 +101,11 @@ def _partial(name: str, condition: str, *columns: ColumnElement[Any], unique: bo
     Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
-# claim: the best runnable row; priority, then age (ids are ordered by time)
-_partial("ix_jobs_claim", f"state = '{State.QUEUED}'", jobs.c.priority.desc(), jobs.c.id)
+# claim: the best runnable row; priority, then age (ids are ordered by time). The state comes first
+# although it is always the same: without statistics, which nobody gathers for it, SQLite would
+# rather search ix_jobs_state_id and sort the whole queue
+_is_queued = f"state = '{State.QUEUED}'"
+_partial("ix_jobs_claim", _is_queued, jobs.c.state, jobs.c.priority.desc(), jobs.c.id)
 # one job a key
 _partial(
     "ix_jobs_idempotency",
@@ -104,11 +114,23 @@ _partial(
     jobs.c.idempotency_key,
     unique=True,
 )
-# sweep: leases that lapsed, limits that are over, what is old, what is deleted
+# sweep: jobs nobody was told of for longest, leases that lapsed, limits that are over, what is
+# old, what is deleted
+_partial("ix_jobs_rung", _is_queued, jobs.c.state, jobs.c.rung_at, jobs.c.id)
 _partial("ix_jobs_lease", "lease_until IS NOT NULL", jobs.c.lease_until)
 _partial("ix_jobs_expires", "expires_at IS NOT NULL", jobs.c.expires_at)
 _partial("ix_jobs_finished", "finished_at IS NOT NULL", jobs.c.finished_at)
 _partial("ix_jobs_deleted", "deleted_at IS NOT NULL", jobs.c.deleted_at)
+
+# jobs.labels once more, to find a job by; written with the job and never changed
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("value", String(255), nullable=False),
+)
+Index("ix_job_labels_key_value_job_id", job_labels.c.key, job_labels.c.value, job_labels.c.job_id)
 
 job_events = Table(
     "job_events",

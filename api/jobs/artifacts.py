@@ -107,8 +107,8 @@ def download_archive(job_id: JobId, context: Ctx, caller: ArtifactsReader) -> Re
     ),
 )
 def download_artifact(
-    job_id: JobId,
     path: str,
+    job_id: JobId,
     request: Request,
     context: Ctx,
     caller: ArtifactsReader,

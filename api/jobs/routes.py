@@ -4,18 +4,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 
-from api.auth import Caller, JobsReader, JobsWriter
-from api.context import Context, Ctx
+from api.auth import JobsReader, JobsWriter
+from api.context import Ctx, context_of
 from api.ids import JobId
 from api.jobs.views import JobPage, JobView, ready, view
 from api.problems import ApiError, keyed
 from api.validation import did_you_mean, quoted
-from jobs import intake, repository
-from jobs.errors import InvalidCursor, QuotaExceeded
-from jobs.job import Job
+from jobs import intake, models, repository
+from jobs.errors import InvalidCursor
+from jobs.intake import Order, RequestName
 from jobs.requests import LABEL_COUNT, LABEL_KEY, LEGAL_LABEL_KEY, HubToken, QuantizeRequest
 from jobs.states import State
 
@@ -90,9 +89,9 @@ async def _is_json(request: Request) -> None:
     dependencies=[Depends(_is_json)],
     responses=keyed(*MODEL_CODES),
 )
-def submit_job(
+async def submit_job(
     body: Annotated[QuantizeRequest, Body(openapi_examples=EXAMPLES)],
-    context: Ctx,
+    http_request: Request,
     caller: JobsWriter,
     idempotency_key: Annotated[
         str | None,
@@ -107,43 +106,15 @@ def submit_job(
 ) -> Response:
     """Quantize a model. `model` and `bits` suffice; the answer's `input` shows what every other
     field was resolved to. What cannot work is refused here, from the headers of the checkpoint."""
-    job = None
-    if idempotency_key is not None:
-        job = _earlier(context, caller, idempotency_key, body)
-    if job is None:
-        job = _accept(context, caller, idempotency_key, body)
-        context.bell.ring(job)
+    context = context_of(http_request)
+    name = None if idempotency_key is None else RequestName(idempotency_key, body.body_sha256())
+    order = Order(body, caller.owner, name)
+    if models.is_local(body.model, body.revision, context.settings):
+        job = await context.accepted.ask(order)
+    else:  # nobody else waits for the hub
+        job = await run_in_threadpool(intake.submit, context.database, order, context.settings)
+    context.bell.ring(job)
     return ready(view(job), 202, {"location": f"/jobs/{job.id}"})
-
-
-def _accept(
-    context: Context, caller: Caller, idempotency_key: str | None, body: QuantizeRequest
-) -> Job:
-    request = intake.resolve_request(body, context.settings)
-    try:
-        with context.database.begin() as connection:
-            return intake.accept(
-                connection,
-                request,
-                context.settings,
-                owner=caller.owner,
-                idempotency_key=idempotency_key,
-                body_sha256=None if idempotency_key is None else body.body_sha256(),
-            )
-    except (IntegrityError, QuotaExceeded):
-        if idempotency_key is None:
-            raise
-        job = _earlier(context, caller, idempotency_key, body)
-        if job is None:
-            raise
-        return job  # the same request, at the same moment, was faster
-
-
-def _earlier(
-    context: Context, caller: Caller, idempotency_key: str, body: QuantizeRequest
-) -> Job | None:
-    with context.database.read() as connection:
-        return intake.earlier(connection, caller.owner, idempotency_key, body.body_sha256())
 
 
 @router.get(
@@ -154,7 +125,7 @@ def _earlier(
 )
 async def get_job(
     job_id: JobId,
-    context: Ctx,
+    request: Request,
     caller: JobsReader,
     wait: Annotated[
         float,
@@ -171,16 +142,13 @@ async def get_job(
     ] = None,
 ) -> Response:
     """The job as it is now, or after its next change."""
-
-    def read() -> Job:
-        with context.database.read() as connection:
-            return repository.get(connection, job_id, caller.sees)
-
-    job = await run_in_threadpool(read)
+    context = context_of(request)
+    wanted = (job_id, caller.sees)
+    job = await context.shown.ask(wanted)
     known = job.event_seq if after is None else min(after, job.event_seq)
     is_news = job.event_seq > known or job.is_terminal
     if wait and not is_news and await context.watcher.changed(job_id, known, wait):
-        job = await run_in_threadpool(read)
+        job = await context.shown.ask(wanted)
     return ready(view(job))
 
 

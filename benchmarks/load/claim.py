@@ -17,7 +17,7 @@ from jobs import leases, maintenance, repository
 from jobs.clock import now
 from jobs.database import Database
 from jobs.job import Job, new_job_id
-from jobs.schema import jobs
+from jobs.schema import job_labels, jobs
 from jobs.settings import Settings
 from jobs.states import State
 
@@ -35,7 +35,8 @@ def main() -> None:
             filled = 0
             for count in QUEUED:
                 fill(database, count - filled)
-                analyze(database)
+                if database.is_postgresql:  # whose autovacuum does it; SQLite has no such thing
+                    analyze(database)
                 rows += [{"column": name, **row} for row in measure(database, settings, count)]
                 filled = count - CLAIMS
             plans += [{"column": name, **plan} for plan in explain(database, settings)]
@@ -71,6 +72,11 @@ def fill(database: Database, count: int) -> None:
             for number in range(count)
         ]
         connection.execute(insert(jobs), rows)
+        labels = [
+            {"job_id": row["id"], "key": "team", "value": f"team{number % 1000}"}
+            for number, row in enumerate(rows)
+        ]
+        connection.execute(insert(job_labels), labels)
 
 
 def analyze(database: Database) -> None:
@@ -91,6 +97,7 @@ def queries(settings: Settings) -> dict[str, Callable[[Connection], Any]]:
         "list of a label nobody has": lambda c: repository.list_jobs(
             c, labels={"team": "nobody"}, limit=20
         ),
+        "list of a model nobody has": lambda c: repository.list_jobs(c, model="nobody", limit=20),
         "sweep": lambda c: maintenance.sweep(c, settings),
     }
 

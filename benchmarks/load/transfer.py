@@ -24,7 +24,7 @@ from jobs.database import Database
 from jobs.job import Artifact
 from jobs.settings import Settings
 
-SIZE_BYTES = int(float(os.environ.get("LOAD_GB", "1")) * 1e9)
+SIZE_BYTES = int(float(os.environ.get("LOAD_GB", "5")) * 1e9)
 CHUNK_BYTES = 1 << 20
 NAME = "model/model.safetensors"
 

@@ -354,7 +354,7 @@ class TestQuotas:
         )
         service.submit()
         with service.context.database.begin() as connection:
-            quotas.check_queue(connection, "", limited)
+            quotas.check_queue(connection, "", 1, limited)
             quotas.check_upload(connection, "", 10, limited)
 
 

@@ -272,9 +272,9 @@ class Model:
             kept_ms = 0 if job.finished_at is None else now - job.finished_at
             if job.ended and s.retention_days and kept_ms > s.retention_days * 86_400_000:
                 self.delete(job_id)
-            is_unheard = job.rung_at < job.run_after or now - job.rung_at > s.ring_again_s * 1000
+            is_unheard = now - job.rung_at > s.ring_again_s * 1000
             if job.state == "queued" and job.run_after <= now and is_unheard:
-                unheard.append((-job.wish.priority, job.born, job_id))
+                unheard.append((job.rung_at, job.born, job_id))
             if job.ended and job.blocks:
                 clear.add(job_id)
             if job.deleted_at is not None:
@@ -297,7 +297,7 @@ class Model:
 
     def _queue(self, job: ModelJob, event: str, pause_ms: int) -> None:
         job.state, job.phase, job.lease_until = "queued", None, None
-        job.run_after = self.now + pause_ms
+        job.run_after, job.rung_at = self.now + pause_ms, 0
         job.history.append((event, self.now))
 
     def _end(self, job: ModelJob, state: str, error: str | None = None) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Table, select, type_coerce
 
 from jobs.clock import Timestamp
 from jobs.database import Database
-from jobs.schema import artifacts, checkpoints, job_events, job_secrets, jobs
+from jobs.schema import artifacts, checkpoints, job_events, job_labels, job_secrets, jobs
 from jobs.states import TERMINAL, TRANSITIONS, State
 from tests.integration.jobs.job_model import ModelJob
 
@@ -22,7 +22,9 @@ def _whole(table: Table) -> Any:
     return select(*columns).order_by(*table.primary_key.columns)
 
 
-QUERIES = [_whole(table) for table in (jobs, job_events, artifacts, job_secrets, checkpoints)]
+QUERIES = [
+    _whole(table) for table in (jobs, job_events, artifacts, job_secrets, checkpoints, job_labels)
+]
 
 # of a job that has ended, these may still change: it is deleted
 OF_DELETION = {"deleted_at", "idempotency_key", "body_sha256"}
@@ -39,15 +41,16 @@ class JobRows:
     artifacts: list[Row]
     secrets: list[Row]
     checkpoints: list[Row]
+    labels: list[Row]
 
 
 def read(database: Database) -> dict[str, JobRows]:
     """Of each job by id, oldest first."""
     with database.read() as connection:
         tables = [[dict(row._mapping) for row in connection.execute(query)] for query in QUERIES]
-    found = {row["id"]: JobRows(row, [], [], [], []) for row in tables[0]}
+    found = {row["id"]: JobRows(row, [], [], [], [], []) for row in tables[0]}
     for name, rows in zip(
-        ("events", "artifacts", "secrets", "checkpoints"), tables[1:], strict=True
+        ("events", "artifacts", "secrets", "checkpoints", "labels"), tables[1:], strict=True
     ):
         for row in rows:
             getattr(found[row["job_id"]], name).append(row)
@@ -64,6 +67,7 @@ def check(rows: JobRows) -> None:
     assert bool(rows.artifacts) == (state is State.SUCCEEDED)
     assert len({artifact["key"].split("/")[3] for artifact in rows.artifacts}) <= 1
     assert state not in TERMINAL or not rows.secrets
+    assert {label["key"]: label["value"] for label in rows.labels} == job["labels"]
     assert (job["metrics"] is not None) == (state is State.SUCCEEDED)
 
 

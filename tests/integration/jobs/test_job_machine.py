@@ -29,6 +29,7 @@ from jobs import checkpoints, intake, leases, maintenance, repository, secrets
 from jobs.artifacts import Stored, block_key
 from jobs.database import Database
 from jobs.errors import IdempotencyKeyReused, JobError
+from jobs.intake import Order, RequestName
 from jobs.job import Artifact, Job
 from jobs.requests import QuantizeRequest
 from jobs.settings import Settings
@@ -115,25 +116,18 @@ class JobMachine(RuleBasedStateMachine):
             hub_token=SecretStr(TOKEN) if token else None,
             **{name: value for name, value in vars(wish).items() if name != "owner"},
         )
-        sha256 = request.body_sha256()
+        name = None if key is None else RequestName(key, request.body_sha256())
         first = self.model.with_key(wish.owner, key)
-        if key is not None:
-            reused = first is not None and self.rows[first].job["body_sha256"] != sha256
+        if name is not None:
+            reused = first is not None and self.rows[first].job["body_sha256"] != name.body_sha256
             with self.refused(IdempotencyKeyReused if reused else None):
-                earlier = self.run(lambda c: intake.earlier(c, wish.owner, key, sha256))
+                earlier = self.run(lambda c: intake.earlier(c, wish.owner, name))
                 assert (earlier and earlier.id) == first
         if first is not None:
             return
         with self.refused(self.model.may_accept(wish.owner)):
             job = self.run(
-                lambda c: intake.accept(
-                    c,
-                    request,
-                    self.settings,
-                    owner=wish.owner,
-                    idempotency_key=key,
-                    body_sha256=sha256 if key else None,
-                )
+                lambda c: intake.accept(c, Order(request, wish.owner, name), self.settings)
             )
             self.model.accept(job.id, wish, key=key, token=token)
             self.accepted.append(job.id)

@@ -55,19 +55,22 @@ def test_a_job_survives_the_way_down_and_up(tmp_path: Path) -> None:
     upgrade(url)
     newest = statements(url)
     database = Database(url)
+    labels = {"team": "a", "it's.a-key": 'ü "quoted"'}
     with database.begin() as connection:
-        job = repository.accept(connection, type="quantize", input={})
+        job = repository.accept(connection, type="quantize", input={"model": "m"}, labels=labels)
         history = repository.events_after(connection, job.id)
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.attributes["database_url"] = url
     command.downgrade(config, "0001")
-    assert "checkpoints" not in statements(url)
+    assert not {"checkpoints", "job_labels", "ix_jobs_rung"} & statements(url).keys()
     upgrade(url)
     assert statements(url) == newest
     with database.read() as connection:
         assert repository.get(connection, job.id) == job
         assert repository.events_after(connection, job.id) == history
+        for filters in ({"model": "m"}, *({"labels": {key: labels[key]}} for key in labels)):
+            assert repository.list_jobs(connection, **filters)[0] == [job]  # type: ignore[arg-type]
     database.dispose()
 
 

@@ -3,11 +3,14 @@
 import threading
 
 import pytest
+from sqlalchemy import select
 
-from jobs import leases, repository
+from jobs import leases, maintenance, repository
 from jobs.database import Database
 from jobs.errors import InvalidCursor, JobAlreadyFinished, JobNotFound
 from jobs.job import Job
+from jobs.repository import NewJob
+from jobs.schema import job_labels
 from jobs.states import State
 
 
@@ -83,6 +86,79 @@ def test_filters(database: Database) -> None:
     assert found(labels={"kind": "n"}) == [second.id, first.id]
     assert found(labels={"kind": "n", "team.x": "3"}) == []
     assert found(type="finetune") == []
+    assert found(model="org/b", labels={"kind": "n"}, state=State.QUEUED) == [second.id]
+    assert found(model="org/b", labels={"kind": "n"}, owner="ada") == []
+
+
+def test_pages_of_a_label(database: Database) -> None:
+    ids = [accept(database, labels={"n": str(number % 2), "x": "y"}).id for number in range(8)]
+    for labels in ({"n": "1"}, {"n": "1", "x": "y"}, {"x": "y", "n": "1"}):
+        with database.read() as connection:
+            page, after = repository.list_jobs(connection, labels=labels, limit=3)
+            rest, end = repository.list_jobs(connection, labels=labels, after=after, limit=3)
+        assert [job.id for job in page + rest] == ids[::-2]
+        assert end is None
+
+
+def test_the_labels_of_a_deleted_job_go_with_it(database: Database) -> None:
+    job = accept(database, labels={"team": "a"})
+    kept = accept(database, labels={"team": "a"})
+    with database.begin() as connection:
+        repository.request_cancel(connection, job.id)
+        repository.delete(connection, job.id)
+        assert repository.list_jobs(connection, labels={"team": "a"})[0] == [kept]
+        maintenance.forget_job(connection, job.id)
+        assert connection.execute(select(job_labels.c.job_id)).scalars().all() == [kept.id]
+
+
+def test_many_at_once_are_what_each_is_alone(database: Database) -> None:
+    ada, bob = accept(database, owner="ada"), accept(database, owner="bob")
+    deleted = accept(database)
+    with database.begin() as connection:
+        repository.request_cancel(connection, deleted.id)
+        repository.delete(connection, deleted.id)
+    wanted = [
+        (bob.id, None),
+        (ada.id, "ada"),
+        (bob.id, "ada"),
+        ("job_nothing", None),
+        (deleted.id, None),
+        (ada.id, "ada"),
+    ]
+    with database.read() as connection:
+        found = repository.get_many(connection, wanted)
+        for (job_id, owner), answer in zip(wanted, found, strict=True):
+            try:
+                assert repository.get(connection, job_id, owner) == answer
+            except JobNotFound as error:
+                assert isinstance(answer, JobNotFound) and answer.message == error.message
+    assert [answer.id if isinstance(answer, Job) else None for answer in found] == [
+        bob.id,
+        ada.id,
+        None,
+        None,
+        None,
+        ada.id,
+    ]
+
+
+def test_jobs_that_are_accepted_together(database: Database) -> None:
+    with database.begin() as connection:
+        made = repository.accept_all(
+            connection,
+            [
+                NewJob("quantize", {"model": "a"}, labels={"x": "1", "y": "2"}, priority=3),
+                NewJob("quantize", {"model": "b"}, max_pending_s=60, metadata={"k": None}),
+                NewJob("quantize", {"model": "c"}, owner="ada", idempotency_key="k"),
+            ],
+        )
+    with database.read() as connection:
+        assert [repository.get(connection, job.id) for job in made] == made
+    assert [job.input["model"] for job in made] == ["a", "b", "c"]
+    assert [job.priority for job in made] == [3, 0, 0]
+    pending = [job.expires_at and (job.expires_at - job.created_at).total_seconds() for job in made]
+    assert pending == [None, pytest.approx(60, abs=0.5), None]
+    assert [event_types(database, job) for job in made] == [["accepted"]] * 3
 
 
 @pytest.mark.parametrize("cursor", ["x", "%%%", "am9i", "", "caf\u00e9", "am9iXwo="])

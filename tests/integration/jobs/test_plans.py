@@ -1,0 +1,79 @@
+"""What is asked often reads an index, however long the table is."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from benchmarks.load.claim import analyze, fill, selects
+from jobs import leases, maintenance, repository
+from jobs.database import Database
+from jobs.settings import Settings
+from jobs.states import State
+
+ROWS = 3000
+
+QUERIES: dict[str, tuple[Callable[[Connection, Settings], object], str]] = {
+    "a label": (
+        lambda c, _: repository.list_jobs(c, labels={"team": "nobody"}, limit=20),
+        "ix_job_labels_key_value_job_id",
+    ),
+    "a frequent label": (
+        lambda c, _: repository.list_jobs(c, labels={"team": "team1"}, limit=20),
+        "ix_job_labels_key_value_job_id",
+    ),
+    "two labels": (
+        lambda c, _: repository.list_jobs(c, labels={"team": "team7", "n": "x"}, limit=20),
+        "ix_job_labels_key_value_job_id",
+    ),
+    "a model": (
+        lambda c, _: repository.list_jobs(c, model="org/nobody", limit=20),
+        "ix_jobs_model_id",
+    ),
+    "who waits unheard": (
+        lambda c, s: maintenance.sweep(c, s),
+        "ix_jobs_rung",
+    ),
+    "claim": (
+        lambda c, _: leases.claim(c, worker_id="w", device_class="cpu", lease_ttl_s=60),
+        "ix_jobs_claim",
+    ),
+}
+
+
+@pytest.fixture(params=[False, True], ids=["as it grew", "analyzed"])
+def filled(database: Database, request: pytest.FixtureRequest) -> Database:
+    """A long queue, of all of which workers were told."""
+    fill(database, ROWS)
+    if request.param or database.is_postgresql:  # whose autovacuum does it
+        analyze(database)
+    return database
+
+
+def plan_of(database: Database, statement: str, parameters: Any) -> str:
+    how = "EXPLAIN" if database.is_postgresql else "EXPLAIN QUERY PLAN"
+    with database.begin() as connection:
+        found = connection.exec_driver_sql(f"{how} {statement}", parameters)
+        return "\n".join(str(row[-1]) for row in found)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_query_reads_the_whole_table(filled: Database, settings: Settings, name: str) -> None:
+    query, index = QUERIES[name]
+    with filled.begin() as connection, selects(connection) as asked:
+        query(connection, settings)
+    plans = [plan_of(filled, *question) for question in asked]
+    (plan,) = [plan for plan in plans if index in plan]
+    assert "Sort" not in plan and "TEMP B-TREE" not in plan  # the first rows are enough
+    for plan in plans:
+        assert "Seq Scan on job" not in plan and not re.search(r"SCAN job\w+(?! USING)", plan)
+
+
+def test_a_sweep_looks_at_the_queue_once(filled: Database, settings: Settings) -> None:
+    """Whatever else it looks for, it does not go through all who wait."""
+    with filled.begin() as connection, selects(connection) as asked:
+        maintenance.sweep(connection, settings)
+    values = [list(v.values()) if isinstance(v, dict) else list(v) for _, v in asked]
+    assert [State.QUEUED in some for some in values].count(True) == 1
