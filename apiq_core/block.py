@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from apiq_core.config import LayerSpec
 from apiq_core.lowrank import LowRank
 from apiq_core.quantizer import QuantizedWeight
 from apiq_core.skeleton import Weights, run_block
@@ -23,6 +24,7 @@ class Block:
     call: dict[str, Any]
     input_groups: list[list[str]]  # linear layers by shared input, in the order of their calls
     stream: Stream
+    specs: Mapping[str, LayerSpec]  # how each linear layer is to be stored, by layer name
 
     @property
     def linear_weights(self) -> dict[str, Tensor]:

@@ -79,9 +79,10 @@ class ClippedLinear:
 
 
 class ClippingStudent:
-    def __init__(self, block: Block, spec: LayerSpec) -> None:
+    def __init__(self, block: Block) -> None:
         self.layers = {
-            name: ClippedLinear(weight, spec) for name, weight in block.linear_weights.items()
+            name: ClippedLinear(weight, block.specs[name])
+            for name, weight in block.linear_weights.items()
         }
         self.quantizer_parameters = [
             logit for layer in self.layers.values() for logit in (layer.gamma, layer.beta)

@@ -94,7 +94,8 @@ def quantize(
                 else:
                     first_window = stream.load(stream.x[:1])
                     groups = input_groups(module, teacher, first_window, calls[index])
-                    block = Block(index, module, teacher, calls[index], groups, stream)
+                    specs = dict.fromkeys(skeleton.linears, artifact.spec)
+                    block = Block(index, module, teacher, calls[index], groups, stream, specs)
                     result = METHODS[config.method](block, config, check_stop)
                     figures = BlockReport.of(block, layer_errors(block, result.layers), result)
                     figures.seconds = meter.lap_s()

@@ -24,12 +24,11 @@ def quantize_block(
     block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
 ) -> BlockResult:
     seed = config.seed + block.index  # per block, so that a resumed run draws the same
-    spec = config.layer_spec()
     student: Student
     if config.recipe == "paper":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            student, recipe = ClippingStudent(block, spec), PAPER
+            student, recipe = ClippingStudent(block), PAPER
     else:
-        student, recipe = ScaleStudent(closed_form(block, spec, check_stop)), FAST
+        student, recipe = ScaleStudent(closed_form(block, check_stop)), FAST
     return train_block(block, student, config.training, recipe, seed=seed, check_stop=check_stop)

@@ -10,4 +10,4 @@ from apiq_core.warm_start import closed_form
 def quantize_block(
     block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
 ) -> BlockResult:
-    return BlockResult(closed_form(block, config.layer_spec(), check_stop))
+    return BlockResult(closed_form(block, check_stop))

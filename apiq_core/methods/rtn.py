@@ -11,12 +11,9 @@ from apiq_core.quantizer import round_to_nearest
 def quantize_block(
     block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
 ) -> BlockResult:
-    spec = config.layer_spec()
-    return BlockResult(
-        {
-            name: QuantizedLayer(
-                round_to_nearest(weight, spec.bits, spec.group_size), no_adapter(weight)
-            )
-            for name, weight in block.linear_weights.items()
-        }
-    )
+    layers = {}
+    for name, weight in block.linear_weights.items():
+        spec = block.specs[name]
+        rounded = round_to_nearest(weight, spec.bits, spec.group_size)
+        layers[name] = QuantizedLayer(rounded, no_adapter(weight))
+    return BlockResult(layers)

@@ -76,6 +76,6 @@ def test_adapter_lowers_the_layer_loss_and_larger_ranks_lower_it_further() -> No
     losses = []
     for rank in (0, 4, 16):
         spec = LayerSpec(bits=2, group_size=32, rank=rank)
-        layer = quantize_layers({"w": weight}, Grams(gram, torch.zeros(64, 64)), spec)["w"]
+        layer = quantize_layers({"w": weight}, Grams(gram, torch.zeros(64, 64)), {"w": spec})["w"]
         losses.append(float((x @ (weight - layer.merged(torch.float32)).T).square().sum()))
     assert losses[0] > 1.1 * losses[1] > 1.1 * losses[2]
