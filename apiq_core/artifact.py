@@ -10,7 +10,7 @@ Its metadata holds what a later run needs to take the block over: its report and
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from apiq_core.checkpoint import Checkpoint, disk_errors, write_tensors, write_t
 from apiq_core.config import QuantizeConfig
 from apiq_core.formats import FORMATS
 from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json
-from apiq_core.layout import block_file, blocks_dir
+from apiq_core.layout import block_file, blocks_dir, polished_dir, polished_file
 from apiq_core.lowrank import LowRank, no_adapter
 from apiq_core.skeleton import Skeleton, Weights
 
@@ -43,6 +43,7 @@ class Artifact:
     def __post_init__(self) -> None:
         self.spec = self.config.layer_spec()
         self._format = FORMATS[self.config.formats[0]]
+        self._polished = False  # the blocks to read are those that the polish left
 
     def write_block(
         self,
@@ -54,17 +55,13 @@ class Artifact:
     ) -> None:
         """Pack one block; what is not a quantized weight keeps the source's dtype and bytes."""
         prefix = self.skeleton.block_name(index)
-        tensors: dict[str, Tensor] = {}
-        for name in teacher:
-            layer = layers.get(name.removesuffix(".weight"))
-            if layer is None or not name.endswith(".weight"):
-                tensors[f"{prefix}.{name}"] = source.load(f"{prefix}.{name}")
-                continue
-            for suffix, tensor in self._format.pack_layer(layer.weight).items():
-                tensors[f"{prefix}.{name.removesuffix('weight')}{suffix}"] = tensor
-        for name, layer in layers.items():
-            for suffix, factor in zip(FACTORS, (layer.adapter.a, layer.adapter.b), strict=True):
-                tensors[f"{prefix}.{name}.{suffix}"] = factor
+        quantized = {f"{name}.weight" for name in layers}
+        tensors = {
+            f"{prefix}.{name}": source.load(f"{prefix}.{name}")
+            for name in teacher
+            if name not in quantized
+        }
+        tensors |= self._layer_tensors(prefix, layers)
         with disk_errors():
             blocks_dir(self.out_dir).mkdir(parents=True, exist_ok=True)
         write_tensors(block_file(self.out_dir, index), tensors, metadata)
@@ -72,7 +69,7 @@ class Artifact:
     def read_block(self, index: int) -> Layers:
         """The layers as they were stored: what is evaluated is what will be loaded."""
         prefix = self.skeleton.block_name(index)
-        stored = load_file(block_file(self.out_dir, index), device=str(self.skeleton.device))
+        stored = load_file(self._file(index), device=str(self.skeleton.device))
         layers: Layers = {}
         for name in self.skeleton.linears:
             start = f"{prefix}.{name}."
@@ -82,6 +79,32 @@ class Artifact:
             layers[name] = QuantizedLayer(weight, adapter)
         return layers
 
+    def replace_layers(self, layers_of: Callable[[int], Layers]) -> None:
+        """Put other layers in the place of every block's.
+
+        The blocks' own files stay until the end: an interrupted run goes on from them.
+        """
+        with disk_errors():
+            polished_dir(self.out_dir).mkdir(parents=True, exist_ok=True)
+        for index in range(len(self.skeleton.blocks)):
+            tensors = load_file(block_file(self.out_dir, index))
+            tensors |= self._layer_tensors(self.skeleton.block_name(index), layers_of(index))
+            write_tensors(polished_file(self.out_dir, index), tensors)
+        self._polished = True
+
+    def _file(self, index: int) -> Path:
+        place = polished_file if self._polished else block_file
+        return place(self.out_dir, index)
+
+    def _layer_tensors(self, prefix: str, layers: Layers) -> dict[str, Tensor]:
+        """Packed weights and factors, by their full name."""
+        tensors: dict[str, Tensor] = {}
+        for name, layer in layers.items():
+            parts = self._format.pack_layer(layer.weight)
+            parts |= zip(FACTORS, (layer.adapter.a, layer.adapter.b), strict=True)
+            tensors |= {f"{prefix}.{name}.{suffix}": tensor for suffix, tensor in parts.items()}
+        return tensors
+
     def finish(self, model_dir: Path, source: Checkpoint) -> None:
         """Turn the blocks' files into `model/` and `adapter/`."""
         with disk_errors():
@@ -89,6 +112,7 @@ class Artifact:
                 self._write_adapter()
             self._write_model(model_dir, source)
             shutil.rmtree(blocks_dir(self.out_dir))
+            shutil.rmtree(polished_dir(self.out_dir), ignore_errors=True)
 
     def _write_model(self, model_dir: Path, source: Checkpoint) -> None:
         target = self.out_dir / "model"
@@ -116,7 +140,7 @@ class Artifact:
 
     def _split_block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A block's packed weights, as a reader of the checkpoint wants them, and its factors."""
-        stored = load_file(block_file(self.out_dir, index))
+        stored = load_file(self._file(index))
         factors = {k: stored.pop(k) for k in list(stored) if k.endswith(FACTORS)}
         return stored, factors
 

@@ -17,17 +17,13 @@ from apiq_core.quantizer import (
     MIN_SCALE,
     extrema,
     round_scale,
+    straight_through,
     to_groups,
     to_integers,
 )
 
 LOGIT_START = 4.0
 LORA_ALPHA = 16.0
-
-
-def straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
-    """`rounded` going forward, the gradient of `exact` going back."""
-    return exact + (rounded - exact).detach()
 
 
 class ClippedLinear:
@@ -87,6 +83,7 @@ class ClippingStudent:
         self.quantizer_parameters = [
             logit for layer in self.layers.values() for logit in (layer.gamma, layer.beta)
         ]
+        self.rounding_parameters: list[Tensor] = []  # clipping decides
         self.adapter_parameters = [
             factor for layer in self.layers.values() for factor in (layer.a, layer.b)
         ]

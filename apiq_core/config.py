@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Bits = Literal[2, 3, 4, 8]
 Method = Literal["apiq-bw", "apiq-lw", "rtn"]
-Recipe = Literal["paper", "fast", "closed-form"]
+Recipe = Literal["paper", "fast", "best", "closed-form"]
 Format = Literal["compressed-tensors"]
 
 # the recipes of each method, the default first
 RECIPES: dict[Method, tuple[Recipe, ...]] = {
-    "apiq-bw": ("fast", "paper"),
+    "apiq-bw": ("fast", "best", "paper"),
     "apiq-lw": ("closed-form",),
     "rtn": (),
 }
@@ -84,23 +84,43 @@ class Training(_Strict):
     """The gradient phase of `apiq-bw`. Defaults depend on the recipe."""
 
     epochs: int | None = Field(
-        None, ge=0, le=100, description="Passes over the calibration windows. paper: 20, fast: 2."
+        None,
+        ge=0,
+        le=100,
+        description="Passes over the calibration windows. paper: 20, fast: 2, best: 4.",
     )
     batch_size: int | None = Field(
-        None, ge=1, le=256, description="Windows a step. paper: 1, fast: 4."
+        None, ge=1, le=256, description="Windows a step. paper: 1, fast and best: 4."
     )
     lr_quantizer: float | None = Field(
         None,
         ge=0,
         le=1,
         description="Learning rate of the quantizer's parameters. "
-        "paper: 5e-3 (clipping logits), fast: 3e-3 (scales, relative).",
+        "paper: 5e-3 (clipping logits), fast and best: 3e-3 (scales, relative).",
     )
     lr_adapter: float | None = Field(
-        None, ge=0, le=1, description="Learning rate of A and B. paper: 5e-4, fast: 3e-3."
+        None, ge=0, le=1, description="Learning rate of A and B. paper: 5e-4, fast and best: 3e-3."
     )
     weight_decay: float | None = Field(
-        None, ge=0, le=1, description="AdamW's weight decay. paper: 0.1, fast: 0."
+        None, ge=0, le=1, description="AdamW's weight decay. paper: 0.1, fast and best: 0."
+    )
+    lr_rounding: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Learning rate of the weights before rounding, in steps of the quantizer. "
+        "best: 0.01; others round once.",
+    )
+    polish_epochs: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Passes over the calibration windows of the end-to-end polish behind the last "
+        "block. best: 4, others: 0.",
+    )
+    polish_lr: float | None = Field(
+        None, ge=0, le=1, description="Learning rate of the polish. best: 1e-3."
     )
 
 
@@ -129,8 +149,9 @@ class QuantizeConfig(_Strict):
     )
     recipe: Recipe | None = Field(
         None,
-        description="`apiq-bw`: `fast` (default: closed-form start, then a short gradient phase) "
-        "or `paper` (the paper's optimiser). `apiq-lw`: `closed-form`.",
+        description="`apiq-bw`: `fast` (default: closed-form start, then a short gradient phase), "
+        "`best` (the rounding is trained too, and the whole model at the end; several times "
+        "slower) or `paper` (the paper's optimiser). `apiq-lw`: `closed-form`.",
     )
     rank: int | None = Field(
         None,

@@ -25,6 +25,7 @@ from apiq_core.layer_errors import layer_errors
 from apiq_core.meter import Meter
 from apiq_core.methods import METHODS
 from apiq_core.model_card import model_card
+from apiq_core.polish import polish
 from apiq_core.report import BlockReport, Report
 from apiq_core.report_html import report_html
 from apiq_core.resolve import resolve
@@ -108,6 +109,18 @@ def quantize(
                     meter.block_quantized(index, figures.error, figures.warning)
                 else:
                     meter.block_retraced()
+
+            if config.training.polish_epochs:
+                report.polish = polish(
+                    skeleton,
+                    source,
+                    artifact,
+                    tokens,
+                    stream,
+                    config.training,
+                    seed=config.seed,
+                    check_stop=check_stop,
+                )
 
         if scored:
             with meter.phase("evaluating"):

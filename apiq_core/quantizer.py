@@ -72,6 +72,11 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
     return scales, torch.where(empty, torch.zeros_like(zero_points), zero_points)
 
 
+def straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded` going forward, the gradient of `exact` going back."""
+    return exact + (rounded - exact).detach()
+
+
 def quantize_codes(weight: Tensor, scales: Tensor, zero_points: Tensor, bits: int) -> Tensor:
     """Codes nearest to `weight`, as floats; shapes broadcast."""
     return ((weight / scales).round() + zero_points).clamp(0, 2**bits - 1)

@@ -18,6 +18,7 @@ from apiq_core.evaluate import Scores
 from apiq_core.inspect import ModelFacts
 from apiq_core.layer_errors import LayerError
 from apiq_core.meter import Meter
+from apiq_core.polish import Polished
 
 MAX_LISTED_TOKENS = 65_536
 
@@ -103,6 +104,7 @@ class Report(BaseModel):
     seconds: dict[str, float] = {}
     peak_memory_bytes: dict[str, int] = {}
     blocks: list[BlockReport] = []
+    polish: Polished | None = None  # only if there was one
     warnings: list[str] = []
     device: str
     matmul_dtype: str  # of the products inside blocks while quantizing

@@ -22,9 +22,35 @@ DEFAULT_ADAPTER_BITS = 0.4  # per quantized weight
 # what a gradient phase needs, by recipe
 TRAINING_DEFAULTS: dict[str, Training] = {
     "paper": Training(
-        epochs=20, batch_size=1, lr_quantizer=5e-3, lr_adapter=5e-4, weight_decay=0.1
+        epochs=20,
+        batch_size=1,
+        lr_quantizer=5e-3,
+        lr_adapter=5e-4,
+        weight_decay=0.1,
+        lr_rounding=0.0,
+        polish_epochs=0,
+        polish_lr=1e-3,
     ),
-    "fast": Training(epochs=2, batch_size=4, lr_quantizer=3e-3, lr_adapter=3e-3, weight_decay=0.0),
+    "fast": Training(
+        epochs=2,
+        batch_size=4,
+        lr_quantizer=3e-3,
+        lr_adapter=3e-3,
+        weight_decay=0.0,
+        lr_rounding=0.0,
+        polish_epochs=0,
+        polish_lr=1e-3,
+    ),
+    "best": Training(
+        epochs=4,
+        batch_size=4,
+        lr_quantizer=3e-3,
+        lr_adapter=3e-3,
+        weight_decay=0.0,
+        lr_rounding=3e-2,
+        polish_epochs=4,
+        polish_lr=1e-3,
+    ),
 }
 
 

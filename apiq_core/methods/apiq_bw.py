@@ -1,7 +1,8 @@
 """ApiQ-bw: argmin ||F(W, X) - F(Q, A, B, Xq)|| per block (eq. 5).
 
 `paper` starts at plain RTN with B = 0 and trains clipping and adapter for many epochs; `fast`
-starts at the closed form of ApiQ-lw and trains scales and adapter for a few.
+starts at the closed form of ApiQ-lw and trains scales and adapter for a few; `best` trains the
+rounding and the zero points too, and an end-to-end polish follows the last block.
 """
 
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from apiq_core.block import Block, BlockResult
 from apiq_core.clipping_student import ClippingStudent
 from apiq_core.config import QuantizeConfig
 from apiq_core.optimise import Recipe, Student, relative_distance, train_block
+from apiq_core.rounding_student import RoundingStudent
 from apiq_core.scale_student import ScaleStudent
 from apiq_core.warm_start import closed_form
 
 PAPER = Recipe(same_input=True, shuffle=False, cosine=False, distance=mse_loss)
-FAST = Recipe(same_input=False, shuffle=True, cosine=True, distance=relative_distance)
+FROM_CLOSED_FORM = Recipe(same_input=False, shuffle=True, cosine=True, distance=relative_distance)
 
 
 def quantize_block(
@@ -29,6 +31,8 @@ def quantize_block(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student, recipe = ClippingStudent(block), PAPER
+    elif config.recipe == "best":
+        student, recipe = RoundingStudent(closed_form(block, check_stop)), FROM_CLOSED_FORM
     else:
-        student, recipe = ScaleStudent(closed_form(block, check_stop)), FAST
+        student, recipe = ScaleStudent(closed_form(block, check_stop)), FROM_CLOSED_FORM
     return train_block(block, student, config.training, recipe, seed=seed, check_stop=check_stop)
