@@ -2,7 +2,7 @@
 
 | type       | data                                                              |
 |------------|-------------------------------------------------------------------|
-| `phase`    | `phase`: calibrating, quantizing, evaluating or packaging         |
+| `phase`    | `phase`: calibrating, quantizing, polishing, evaluating or packaging |
 | `progress` | `done`, `total`, `unit`, `percent`, `eta_seconds` (null: unknown) |
 | `resumed`  | `blocks`: so many were taken over from an earlier run             |
 | `block`    | `index`, `error`, `seconds`: one block is quantized and written   |

@@ -16,7 +16,8 @@ STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
-Kind = Literal["retrace", "quantize", "evaluate", "score"]
+Kind = Literal["retrace", "quantize", "polish", "evaluate", "score"]
+NO_BLOCKS = ("score", "polish")
 CHEAP = 0.1  # of a quantized block's time: what another kind is taken to cost before it was seen
 
 
@@ -37,6 +38,7 @@ class Meter:
         self._spent: dict[Kind, list[float]] = {
             "retrace": [],
             "quantize": [],
+            "polish": [],
             "evaluate": [],
             "score": [],
         }
@@ -46,15 +48,22 @@ class Meter:
         self._percent = 0.0
 
     def expect(
-        self, *, earlier: Sequence[float], quantize: int, evaluate: int, score: int = 0
+        self,
+        *,
+        earlier: Sequence[float],
+        quantize: int,
+        evaluate: int,
+        score: int = 0,
+        polish: int = 0,
     ) -> None:
         """So many blocks are to come; `earlier` has the seconds of those that are retraced.
 
-        `score` counts the parts of the text that the evaluation ends with; they are no blocks.
+        `score` counts the parts of the text that the evaluation ends with, `polish` the steps of
+        the end-to-end polish; they are no blocks.
         """
         self._left = {"retrace": len(earlier), "quantize": quantize, "evaluate": evaluate}
         self._total = sum(self._left.values())
-        self._left["score"] = score
+        self._left |= {"score": score, "polish": polish}
         self._earlier = list(earlier)
         if earlier:
             self._on_event(Event("resumed", {"blocks": len(earlier)}))
@@ -83,6 +92,9 @@ class Meter:
         if warning:
             self._on_event(Event("warning", {"code": "diverged", "message": warning}))
 
+    def step_polished(self) -> None:
+        self._step("polish")
+
     def block_evaluated(self) -> None:
         self._step("evaluate")
 
@@ -98,7 +110,7 @@ class Meter:
         elapsed = now - self._start + sum(self._earlier)
         self._percent = max(self._percent, 100 * elapsed / (elapsed + eta))  # a bar goes forward
         progress = {
-            "done": sum(len(laps) for kind, laps in self._spent.items() if kind != "score"),
+            "done": sum(len(laps) for kind, laps in self._spent.items() if kind not in NO_BLOCKS),
             "total": self._total,
             "unit": "block",
             "percent": round(self._percent, 1),

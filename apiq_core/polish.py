@@ -21,7 +21,8 @@ from torch.nn.functional import kl_div, log_softmax
 from apiq_core.artifact import Artifact
 from apiq_core.block import Layers, replace_weights
 from apiq_core.checkpoint import Checkpoint
-from apiq_core.config import Training
+from apiq_core.config import QuantizeConfig, Training
+from apiq_core.meter import Meter
 from apiq_core.optimise import relative_distance, warmup_cosine
 from apiq_core.scale_student import ScaledLinear
 from apiq_core.skeleton import Skeleton, run_block
@@ -38,15 +39,21 @@ class Polished(BaseModel):
     warning: str | None = None
 
 
+def step_count(config: QuantizeConfig) -> int:
+    """In how many optimiser steps a resolved config polishes."""
+    training = config.training
+    per_epoch = -(-config.calibration.samples // (training.batch_size or 1))
+    return (training.polish_epochs or 0) * per_epoch
+
+
 def polish(
     skeleton: Skeleton,
     source: Checkpoint,
     artifact: Artifact,
     tokens: Tensor,
     stream: Stream,
-    training: Training,
-    *,
-    seed: int,
+    config: QuantizeConfig,
+    meter: Meter,
     check_stop: Callable[[], None],
 ) -> Polished:
     """Train what `artifact` holds and write the best state on held-out windows back to it.
@@ -54,12 +61,13 @@ def polish(
     `tokens` (windows, length); `stream` behind the last block: its `x` is the teacher's last
     hidden states, its `train_count` tells the windows that are trained on from the rest.
     """
+    training = config.training
     network = _Network(skeleton, source, artifact, tokens, stream)
     optimizer = torch.optim.AdamW(network.parameter_groups(training), weight_decay=0.0)
     batches = list(stream.batches("train", training.batch_size or 1))
     epochs = training.polish_epochs or 0
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(epochs * len(batches)))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(config.seed)
     result = Polished(held_out_loss=[network.held_out_loss(check_stop)])
     best = network.state()
     for epoch in range(epochs):
@@ -70,6 +78,7 @@ def polish(
             total += network.step(order[batch], check_stop)
             optimizer.step()
             schedule.step()
+            meter.step_polished()
         result.train_loss.append(total / len(batches))
         result.held_out_loss.append(network.held_out_loss(check_stop))
         if not math.isfinite(result.train_loss[-1] + result.held_out_loss[-1]):

@@ -25,7 +25,7 @@ from apiq_core.layer_errors import layer_errors
 from apiq_core.meter import Meter
 from apiq_core.methods import METHODS
 from apiq_core.model_card import model_card
-from apiq_core.polish import polish
+from apiq_core.polish import polish, step_count
 from apiq_core.report import BlockReport, Report
 from apiq_core.report_html import report_html
 from apiq_core.resolve import resolve
@@ -84,6 +84,7 @@ def quantize(
                 quantize=facts.block_count - len(earlier),
                 evaluate=facts.block_count if scored else 0,
                 score=part_count(windows.evaluation) if scored else 0,
+                polish=step_count(config),
             )
             for index, module in enumerate(skeleton.blocks):
                 check_stop()
@@ -110,16 +111,10 @@ def quantize(
                 else:
                     meter.block_retraced()
 
-            if config.training.polish_epochs:
+        if config.training.polish_epochs:
+            with meter.phase("polishing"):
                 report.polish = polish(
-                    skeleton,
-                    source,
-                    artifact,
-                    tokens,
-                    stream,
-                    config.training,
-                    seed=config.seed,
-                    check_stop=check_stop,
+                    skeleton, source, artifact, tokens, stream, config, meter, check_stop
                 )
 
         if scored:

@@ -160,7 +160,9 @@ class Report(BaseModel):
         """Take over what the run measured of itself and of its files."""
         self.seconds = meter.seconds | {"total": round(sum(meter.seconds.values()), 3)}
         self.peak_memory_bytes = meter.peak_memory_bytes
-        self.warnings = [block.warning for block in self.blocks if block.warning]
+        found = [block.warning for block in self.blocks]
+        found += [self.polish.warning] if self.polish else []
+        self.warnings = [warning for warning in found if warning]
         for name in ("model", "adapter"):
             files = (out_dir / name).glob("*") if (out_dir / name).is_dir() else ()
             self.bytes[name] = sum(file.stat().st_size for file in files)
