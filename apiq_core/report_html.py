@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from apiq_core.markup import Html, join, tag
-from apiq_core.report_charts import block_errors, layer_errors, loss_curves, shares
+from apiq_core.report_charts import (
+    block_errors,
+    kept_epoch,
+    layer_errors,
+    loss_curves,
+    shares,
+)
 from apiq_core.report_parts import facts, legend, note, row, section, swatch, table
 from apiq_core.report_style import STYLE
 from apiq_core.report_text import (
@@ -49,6 +55,7 @@ def report_html(report: dict[str, Any]) -> str:
         _where_bits_went(report),
         _errors(report["blocks"]),
         _losses(report),
+        _polish(report["polish"]),
         _time_and_memory(report),
         section("Settings", facts(_flat(report["config"]))),
         section("Made with", facts(_made_with(report))),
@@ -207,6 +214,32 @@ def _losses(report: dict[str, Any]) -> Html:
             Html("○ the state that was kept"),
         ),
         loss_curves(blocks),
+    )
+
+
+def _polish(polish: dict[str, Any] | None) -> Html:
+    if polish is None:
+        return Html()
+    held_out, trained = polish["held_out_loss"], [None, *polish["train_loss"]]
+    kept = kept_epoch(polish["train_loss"], held_out)
+    rows = [
+        row(
+            (
+                f"epoch {epoch}" if epoch else "before",
+                ABSENT if trained[epoch] is None else number(trained[epoch]),
+                number(loss),
+            ),
+            class_="ours" if epoch == kept else None,
+        )
+        for epoch, loss in enumerate(held_out)
+    ]
+    return section(
+        "Polish of the whole model",
+        note(
+            "KL to full precision plus the relative distance of the last hidden states, a mean "
+            "over tokens. The state in bold was kept."
+        ),
+        table(("", "training windows", "held-out windows"), rows),
     )
 
 

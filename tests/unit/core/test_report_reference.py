@@ -63,7 +63,8 @@ def test_every_key_of_a_run_and_nothing_else(documented: set[str], tmp_path: Pat
             "bits": 2,
             "calibration": {"samples": 2, "held_out": 1, "length": 16},
             "evaluation": {"samples": 1, "length": 16},
-            "training": {"epochs": 1},
+            "recipe": "best",
+            "training": {"epochs": 1, "polish_epochs": 1},
         }
     )
     report = quantize(make_tiny(tmp_path / "tiny", layers=1), tmp_path / "out", config)
