@@ -15,6 +15,7 @@ Bits = Literal[2, 3, 4, 8]
 Method = Literal["apiq-bw", "apiq-lw", "rtn"]
 Recipe = Literal["paper", "fast", "closed-form"]
 Format = Literal["compressed-tensors"]
+AdapterName = Literal["lora", "dora", "ia3"]
 
 # the recipes of each method, the default first
 RECIPES: dict[Method, tuple[Recipe, ...]] = {
@@ -22,6 +23,9 @@ RECIPES: dict[Method, tuple[Recipe, ...]] = {
     "apiq-lw": ("closed-form",),
     "rtn": (),
 }
+
+# those whose gradient phase trains any adapter; the others fit LoRA factors, or none
+ADAPTER_RECIPES: tuple[Recipe, ...] = ("fast", "paper")
 
 GROUP_SIZES = (32, 64, 128)
 PER_CHANNEL = -1
@@ -97,7 +101,7 @@ class Training(_Strict):
         "paper: 5e-3 (clipping logits), fast: 3e-3 (scales, relative).",
     )
     lr_adapter: float | None = Field(
-        None, ge=0, le=1, description="Learning rate of A and B. paper: 5e-4, fast: 3e-3."
+        None, ge=0, le=1, description="Learning rate of the adapter. paper: 5e-4, fast: 3e-3."
     )
     weight_decay: float | None = Field(
         None, ge=0, le=1, description="AdamW's weight decay. paper: 0.1, fast: 0."
@@ -136,8 +140,14 @@ class QuantizeConfig(_Strict):
         None,
         ge=0,
         le=512,
-        description="Rank of the LoRA adapter; 0 for none. Default: the largest power of two up to "
-        "64 whose fp16 adapter costs at most 0.4 bits per quantized weight.",
+        description="Rank of the LoRA or DoRA adapter; 0 for none. Default: the largest power of "
+        "two up to 64 whose fp16 factors cost at most 0.4 bits per quantized weight; 0 for `ia3`.",
+    )
+    adapter: AdapterName = Field(
+        "lora",
+        description="What is stored beside the quantized weights, for PEFT: `lora` low-rank "
+        "factors, `dora` the same and a magnitude per output channel, `ia3` one vector per layer "
+        "that scales its output or its input. `dora` and `ia3` need `apiq-bw`.",
     )
     formats: list[Format] = Field(
         ["compressed-tensors"],

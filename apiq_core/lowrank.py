@@ -5,37 +5,12 @@ U Sigma V^T = SVD(S (W' - Q)^T), the loss ||Xq (W' - Q - B A)^T||^2 is least at
 A = Sigma_r^(1/2) U_r^T S^-T and B = V_r Sigma_r^(1/2).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-ADAPTER_DTYPE = torch.float16
+from apiq_core.adapters.lora import LowRank, no_adapter
+
 SUBSPACE_ITERATIONS = 8
-
-
-@dataclass
-class LowRank:
-    """LoRA factors as PEFT stores them, with scaling 1 (lora_alpha = r): W = Q + B A."""
-
-    a: Tensor  # (R, I), lora_A.weight
-    b: Tensor  # (O, R), lora_B.weight
-
-    def product(self) -> Tensor:
-        return self.b @ self.a
-
-    def stored(self) -> "LowRank":
-        """The factors as the artifact holds them."""
-        return LowRank(self.a.to(ADAPTER_DTYPE), self.b.to(ADAPTER_DTYPE))
-
-    def to(self, dtype: torch.dtype) -> "LowRank":
-        return LowRank(self.a.to(dtype), self.b.to(dtype))
-
-
-def no_adapter(weight: Tensor) -> LowRank:
-    """Factors of rank 0 for a layer of `weight` (O, I)."""
-    d_out, d_in = weight.shape
-    return LowRank(weight.new_zeros(0, d_in), weight.new_zeros(d_out, 0))
 
 
 def exact_low_rank(difference: Tensor, gram: Tensor, rank: int) -> LowRank:

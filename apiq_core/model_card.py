@@ -12,6 +12,7 @@ from apiq_core.report_text import calibrated_on, has_adapter, how, measured_on, 
 READERS = "transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 VLLM_BITS = 4  # what vLLM loads without further kernels
+VLLM_ADAPTER = "lora"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
 
 
@@ -26,7 +27,7 @@ def model_card(report: dict[str, Any]) -> str:
         "## Load it",
         _load(report),
     ]
-    if report["config"]["bits"] == VLLM_BITS:
+    if report["config"]["bits"] == VLLM_BITS and report["config"]["adapter"] == VLLM_ADAPTER:
         parts += ["With vLLM:", _code("sh", _vllm(report))]
     if has_adapter(report):
         parts += [

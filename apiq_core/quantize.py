@@ -118,7 +118,7 @@ def quantize(
         with meter.phase("packaging"):
             artifact.finish(model_dir, source)
 
-    report.close(meter, out_dir)
+    report.close(meter, out_dir, artifact.adapter_bytes)
     write_text(out_dir / "report.json", report.model_dump_json(indent=1) + "\n")
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
     write_text(out_dir / "README.md", model_card(report.model_dump(mode="json")))

@@ -87,6 +87,12 @@ class BitsPerWeight(BaseModel):
     adapter: float
     total: float
 
+    @classmethod
+    def of(cls, weights: float, adapter: float) -> Self:
+        return cls(
+            weights=round(weights, 4), adapter=round(adapter, 4), total=round(weights + adapter, 4)
+        )
+
 
 class Report(BaseModel):
     model: str
@@ -118,7 +124,7 @@ class Report(BaseModel):
             parameter_count=facts.parameter_count,
             quantized_weight_count=facts.quantized_weight_count,
             config=config,
-            bits_per_weight=bits_per_weight(config, facts),
+            bits_per_weight=BitsPerWeight.of(bits_per_weight(config, facts), 0),
             bytes={"source": facts.size_bytes},
             device=str(device),
             matmul_dtype=str(matmul_dtype(device)).removeprefix("torch."),
@@ -154,8 +160,14 @@ class Report(BaseModel):
     def add_scores(self, scores: Scores) -> None:
         self.perplexity, self.kl = scores.perplexity, scores.kl
 
-    def close(self, meter: Meter, out_dir: Path) -> None:
-        """Take over what the run measured of itself and of its files."""
+    def close(self, meter: Meter, out_dir: Path, adapter_bytes: int) -> None:
+        """Take over what the run measured of itself and of its files.
+
+        `adapter_bytes` is the size of the adapter's tensors alone.
+        """
+        self.bits_per_weight = BitsPerWeight.of(
+            self.bits_per_weight.weights, 8 * adapter_bytes / self.quantized_weight_count
+        )
         self.seconds = meter.seconds | {"total": round(sum(meter.seconds.values()), 3)}
         self.peak_memory_bytes = meter.peak_memory_bytes
         self.warnings = [block.warning for block in self.blocks if block.warning]
@@ -181,16 +193,11 @@ class Report(BaseModel):
         return content
 
 
-def bits_per_weight(config: QuantizeConfig, facts: ModelFacts) -> BitsPerWeight:
-    """Codes, fp16 scales and b-bit zero points; adapters in fp16."""
+def bits_per_weight(config: QuantizeConfig, facts: ModelFacts) -> float:
+    """Of the weights alone: codes, fp16 scales and b-bit zero points."""
     spec = config.layer_spec()
-    weights = groups = factors = 0
+    weights = groups = 0
     for layer in facts.linears:
         weights += layer.d_in * layer.d_out
         groups += layer.d_out * (layer.d_in // spec.group_size if spec.group_size > 0 else 1)
-        factors += spec.rank * (layer.d_in + layer.d_out)
-    quantized = spec.bits + groups * (16 + spec.bits) / weights
-    adapter = 16 * factors / weights
-    return BitsPerWeight(
-        weights=round(quantized, 4), adapter=round(adapter, 4), total=round(quantized + adapter, 4)
-    )
+    return spec.bits + groups * (16 + spec.bits) / weights

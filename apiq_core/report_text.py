@@ -9,6 +9,7 @@ from apiq_core.config import PER_CHANNEL
 NOT_FINITE = "not finite"
 ABSENT = "—"
 METHODS = {"apiq-bw": "block-wise ApiQ", "apiq-lw": "layer-wise ApiQ", "rtn": "round to nearest"}
+ADAPTERS = {"lora": "LoRA", "dora": "DoRA", "ia3": "IA3"}
 TEXTS = {"builtin": "Python's language reference (builtin)", "wikitext2": "WikiText-2"}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -70,7 +71,7 @@ class Network:
 
 
 def has_adapter(report: dict[str, Any]) -> bool:
-    return bool(report["config"]["rank"])
+    return bool(report["bits_per_weight"]["adapter"])
 
 
 def networks(report: dict[str, Any]) -> list[Network]:
@@ -116,7 +117,9 @@ def how(report: dict[str, Any]) -> str:
     recipe = f", recipe {config['recipe']}" if config["recipe"] else ""
     group = config["group_size"]
     groups = "one group per output channel" if group == PER_CHANNEL else f"groups of {group}"
-    adapter = f", LoRA adapter of rank {config['rank']}" if has_adapter(report) else ", no adapter"
+    kind = ADAPTERS[config["adapter"]]
+    rank = f" of rank {config['rank']}" if config["rank"] else ""
+    adapter = f", {kind} adapter{rank}" if has_adapter(report) else ", no adapter"
     return f"{METHODS[config['method']]}{recipe}; {config['bits']} bits, {groups}{adapter}"
 
 

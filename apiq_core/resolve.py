@@ -4,12 +4,14 @@ Torch-free like `apiq_core.inspect`: the service does this before it accepts a j
 """
 
 from apiq_core.config import (
+    ADAPTER_RECIPES,
     GROUP_SIZES,
     PER_CHANNEL,
     RECIPES,
     Calibration,
     Evaluation,
     QuantizeConfig,
+    Recipe,
     Training,
 )
 from apiq_core.errors import UserError
@@ -34,6 +36,7 @@ def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:
     Raises `UserError` naming the field, where the config does not fit the model.
     """
     recipe = _resolve_recipe(config)
+    _check_adapter(config, recipe)
     return config.model_copy(
         update={
             "recipe": recipe,
@@ -46,7 +49,7 @@ def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:
     )
 
 
-def _resolve_recipe(config: QuantizeConfig) -> str | None:
+def _resolve_recipe(config: QuantizeConfig) -> Recipe | None:
     legal = RECIPES[config.method]
     if config.recipe is None:
         return legal[0] if legal else None
@@ -60,6 +63,21 @@ def _resolve_recipe(config: QuantizeConfig) -> str | None:
             legal=list(legal),
         )
     return config.recipe
+
+
+def _check_adapter(config: QuantizeConfig, recipe: Recipe | None) -> None:
+    if config.adapter == "lora" or recipe in ADAPTER_RECIPES:
+        return
+    raise UserError(
+        "illegal_adapter",
+        f"adapter {config.adapter} is trained, which needs method apiq-bw with recipe "
+        f"{' or '.join(ADAPTER_RECIPES)}, not method {config.method}"
+        + (f" with recipe {recipe}" if recipe else "")
+        + "; legal here: lora",
+        param="adapter",
+        value=config.adapter,
+        legal=["lora"],
+    )
 
 
 def _resolve_group_size(config: QuantizeConfig, facts: ModelFacts) -> int:
@@ -91,16 +109,24 @@ def _resolve_group_size(config: QuantizeConfig, facts: ModelFacts) -> int:
 
 
 def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int:
-    if config.method == "rtn":
+    if config.method == "rtn" or config.adapter == "ia3":
         if config.rank:
+            which = "method rtn has no adapter" if config.method == "rtn" else "ia3 has no rank"
             raise UserError(
                 "illegal_rank",
-                "method rtn has no adapter; rank must be 0 or left out",
+                f"{which}; rank must be 0 or left out",
                 param="rank",
                 value=config.rank,
                 legal=[0],
             )
         return 0
+    if config.adapter == "dora" and config.rank == 0:
+        raise UserError(
+            "illegal_rank",
+            "dora needs a rank of 1 or more; for no adapter at all take lora with rank 0",
+            param="rank",
+            value=0,
+        )
     smallest = min(facts.linears, key=lambda layer: min(layer.d_in, layer.d_out))
     largest_rank = min(smallest.d_in, smallest.d_out)
     if config.rank is None:

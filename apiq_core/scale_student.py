@@ -1,4 +1,4 @@
-"""What `recipe: fast` trains: the scales and A, B around codes that stay as they were rounded.
+"""What `recipe: fast` trains: scales and adapter around codes that stay as they were rounded.
 
 GPTQ's rounding is worth more than RTN's; rounding again in every step would lose it. With the
 integers fixed Q = s (q - z) is smooth in s, so nothing needs a straight-through estimator.
@@ -7,13 +7,13 @@ integers fixed Q = s (q - z) is smooth in s, so nothing needs a straight-through
 import torch
 from torch import Tensor
 
+from apiq_core.adapters import trainable
 from apiq_core.block import Layers, QuantizedLayer
-from apiq_core.lowrank import LowRank
 from apiq_core.quantizer import round_scale, to_groups, to_integers
 
 
 class ScaledLinear:
-    """One layer: fixed integers (O, N, G), a trained factor of each scale, trained A and B."""
+    """One layer: fixed integers (O, N, G), a trained factor of each scale, a trained adapter."""
 
     def __init__(self, start: QuantizedLayer) -> None:
         weight = start.weight
@@ -22,21 +22,20 @@ class ScaledLinear:
         self.integers = to_groups(weight.codes.float(), weight.group_size) - zeros
         self.scales = weight.scales.float()
         self.log_factor = torch.zeros_like(self.scales).requires_grad_()
-        self.a = start.adapter.a.float().requires_grad_()
-        self.b = start.adapter.b.float().requires_grad_()
+        self.adapter = trainable(start.adapter)
 
     def weight(self) -> Tensor:
         scales = self.scales * self.log_factor.exp()
         scales = scales + (round_scale(scales) - scales).detach()
         q = self.integers * scales.unsqueeze(2)
-        return q.flatten(1) + self.b @ self.a
+        return self.adapter.apply(q.flatten(1))
 
     def result(self) -> QuantizedLayer:
         weight = self.start.weight
         scales = round_scale(self.scales * self.log_factor.exp())
         return QuantizedLayer(
             to_integers(weight.codes, scales, weight.zero_points, weight.bits),
-            LowRank(self.a, self.b).stored(),
+            self.adapter.stored(),
         )
 
 
@@ -45,7 +44,7 @@ class ScaleStudent:
         self.layers = {name: ScaledLinear(layer) for name, layer in start.items()}
         self.quantizer_parameters = [layer.log_factor for layer in self.layers.values()]
         self.adapter_parameters = [
-            factor for layer in self.layers.values() for factor in (layer.a, layer.b)
+            tensor for layer in self.layers.values() for tensor in layer.adapter.parameters()
         ]
 
     def weights(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from apiq_core.adapters import ADAPTERS
 from apiq_core.config import QuantizeConfig
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
@@ -74,6 +75,52 @@ def test_stock_tools_read_what_the_report_says(
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
+@pytest.mark.parametrize("adapter", ["dora", "ia3"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # qwen2 has biases
+def test_stock_peft_reads_every_adapter(
+    architecture: str,
+    adapter: Literal["dora", "ia3"],
+    recipe: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model_dir = make_tiny(tmp_path / "source", architecture)
+    give_biases(model_dir)
+    start = ADAPTERS[adapter].start
+
+    def far_from_the_start(*args: Any, **kwargs: Any) -> Any:
+        return start(*args, **kwargs).each(lambda x: x * (1 + 0.3 * torch.randn(x.shape)))
+
+    monkeypatch.setattr(ADAPTERS[adapter], "start", far_from_the_start)
+    config = small_config(adapter=adapter, recipe=recipe, training={"epochs": 0})
+    report = quantize(model_dir, tmp_path / "out", config)
+    assert report.perplexity is not None and report.evaluation is not None
+    windows = report.evaluation.token_ids
+    assert windows is not None
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(model, tmp_path / "out" / "adapter")
+    perplexity = report.perplexity["quantized_with_adapter"]
+    assert stock_perplexity(adapted, windows) == pytest.approx(perplexity, rel=5e-3)
+    assert perplexity != pytest.approx(report.perplexity["quantized"], rel=5e-3)
+    stored = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    stored_bits = 8 * sum(tensor.nbytes for tensor in stored.values())
+    assert report.bits_per_weight.adapter == pytest.approx(
+        stored_bits / report.quantized_weight_count, abs=1e-4
+    )
+
+
+def give_biases(model_dir: Path) -> None:
+    """A new model's biases are 0, which would hide what an adapter does to them."""
+    tensors = load_file(model_dir / "model.safetensors")
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in tensors.items():
+        if name.endswith(".bias"):
+            tensors[name] = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("group_size", [32, 64, 128, -1])
 def test_every_width_and_group_size_loads(bits: int, group_size: int, tmp_path: Path) -> None:
@@ -122,13 +169,17 @@ def test_same_seed_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
         assert file.read_bytes() == twin.read_bytes(), file.name
 
 
-@pytest.mark.parametrize("recipe", ["fast", "paper"])
+@pytest.mark.parametrize(
+    ("recipe", "adapter"),
+    [("fast", "lora"), ("paper", "lora"), ("fast", "dora"), ("fast", "ia3"), ("paper", "ia3")],
+)
 def test_the_gradient_phase_lowers_the_held_out_loss(
-    recipe: str, tiny: Path, tmp_path: Path
+    recipe: str, adapter: str, tiny: Path, tmp_path: Path
 ) -> None:
     config = small_config(
         recipe=recipe,
-        rank=4,
+        adapter=adapter,
+        rank=0 if adapter == "ia3" else 4,
         training={"epochs": 4, "lr_adapter": 1e-3},
         # enough text that what is learned holds for text that was not seen: by 1% or more
         calibration={"samples": 128, "length": 64, "held_out": 16},
