@@ -22,10 +22,11 @@ from apiq_core.adapters import ADAPTERS
 from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import Layers, QuantizedLayer
 from apiq_core.checkpoint import Checkpoint, disk_errors, write_tensors, write_text
-from apiq_core.config import QuantizeConfig
-from apiq_core.formats import FORMATS
+from apiq_core.config import LayerSpec, QuantizeConfig
+from apiq_core.formats import FORMATS, MIXED
 from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json
 from apiq_core.layout import block_file, blocks_dir
+from apiq_core.plan import Plan
 from apiq_core.skeleton import Skeleton, Weights
 
 PEFT_PREFIX = "base_model.model."
@@ -38,11 +39,12 @@ class Artifact:
     out_dir: Path
     skeleton: Skeleton
     config: QuantizeConfig
+    plan: Plan
 
     def __post_init__(self) -> None:
-        self.spec = self.config.layer_spec()
         self.adapter_bytes = 0  # of the adapter's tensors, once it is written
-        self._format = FORMATS[self.config.formats[0]]
+        formats = FORMATS if self.config.bits_per_weight is None else MIXED
+        self._format = formats[self.config.formats[0]]
         self._adapter = ADAPTERS[self.config.adapter]
 
     def write_block(
@@ -78,7 +80,7 @@ class Artifact:
         for name in self.skeleton.linears:
             start = f"{prefix}.{name}."
             tensors = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
-            weight = self._format.unpack_layer(tensors, self.spec.bits)
+            weight = self._format.unpack_layer(tensors, self.plan[index][name].bits)
             has_adapter = tensors.keys() >= set(self._adapter.SUFFIXES)
             adapter = self._adapter.read(tensors) if has_adapter else no_adapter(weight.codes)
             layers[name] = QuantizedLayer(weight, adapter)
@@ -126,8 +128,16 @@ class Artifact:
         """The source's own config.json; files re-saved by another version are misread by older."""
         return read_json(model_dir / "config.json") | {
             "quantization_config": self._format.quantization_config(
-                self.spec.bits, self.spec.group_size, self.skeleton.dense_linears
+                self._layers(), self.skeleton.dense_linears
             )
+        }
+
+    def _layers(self) -> dict[str, LayerSpec]:
+        """Every quantized layer by its name inside the model, in the order of the blocks."""
+        return {
+            f"{self.skeleton.block_name(index)}.{name}": spec
+            for index, specs in enumerate(self.plan)
+            for name, spec in specs.items()
         }
 
     def _write_adapter(self) -> None:
@@ -143,7 +153,7 @@ class Artifact:
             target / "adapter_model.safetensors",
             {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()},
         )
-        config = self._adapter.peft_config(tensors)
+        config = self._adapter.peft_config(tensors, len(self._layers()))
         write_text(target / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True))
         self.adapter_bytes = sum(tensor.nbytes for tensor in tensors.values())
 

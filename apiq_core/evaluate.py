@@ -67,9 +67,9 @@ def evaluate(
 def _weights_by_network(artifact: Artifact, teacher: Weights, index: int) -> dict[str, Weights]:
     layers = artifact.read_block(index)
     rtn = {}
-    for name in layers:
+    for name, spec in artifact.plan[index].items():
         weight = teacher[f"{name}.weight"].float()
-        rounded = round_to_nearest(weight, artifact.spec.bits, artifact.spec.group_size)
+        rounded = round_to_nearest(weight, spec.bits, spec.group_size)
         rtn[name] = QuantizedLayer(rounded, no_adapter(weight))
     return {
         FULL_PRECISION: teacher,

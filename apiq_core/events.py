@@ -2,7 +2,7 @@
 
 | type       | data                                                              |
 |------------|-------------------------------------------------------------------|
-| `phase`    | `phase`: calibrating, quantizing, evaluating or packaging         |
+| `phase`    | `phase`: calibrating, planning, quantizing, evaluating, packaging |
 | `progress` | `done`, `total`, `unit`, `percent`, `eta_seconds` (null: unknown) |
 | `resumed`  | `blocks`: so many were taken over from an earlier run             |
 | `block`    | `index`, `error`, `seconds`: one block is quantized and written   |
@@ -28,3 +28,4 @@ class Event:
 
 OnEvent = Callable[[Event], None]
 ShouldStop = Callable[[], bool]
+CheckStop = Callable[[], None]  # raises `Stopped` where the run is to end

@@ -18,6 +18,7 @@ from apiq_core.evaluate import Scores
 from apiq_core.inspect import ModelFacts
 from apiq_core.layer_errors import LayerError
 from apiq_core.meter import Meter
+from apiq_core.plan import Plan, bits_per_weight
 
 MAX_LISTED_TOKENS = 65_536
 
@@ -26,6 +27,8 @@ class LayerReport(BaseModel):
     name: str
     d_in: int
     d_out: int
+    bits: int
+    rank: int
     output_error: float  # ||X W^T - Xq (Q + B A)^T||^2 / ||X W^T||^2 on held-out windows
     weight_error: float  # ||W - (Q + B A)||^2 / ||W||^2
 
@@ -53,6 +56,8 @@ class BlockReport(BaseModel):
                     name=name,
                     d_in=d_in,
                     d_out=d_out,
+                    bits=block.specs[name].bits,
+                    rank=block.specs[name].rank,
                     output_error=errors[name].output,
                     weight_error=errors[name].weight,
                 )
@@ -124,7 +129,7 @@ class Report(BaseModel):
             parameter_count=facts.parameter_count,
             quantized_weight_count=facts.quantized_weight_count,
             config=config,
-            bits_per_weight=BitsPerWeight.of(bits_per_weight(config, facts), 0),
+            bits_per_weight=BitsPerWeight.of(0, 0),
             bytes={"source": facts.size_bytes},
             device=str(device),
             matmul_dtype=str(matmul_dtype(device)).removeprefix("torch."),
@@ -156,6 +161,10 @@ class Report(BaseModel):
                 in_domain=windows.in_domain,
                 token_ids=windows.evaluation.tolist() if listed else None,
             )
+
+    def describe_plan(self, plan: Plan, facts: ModelFacts) -> None:
+        mixed = self.config.bits_per_weight is not None
+        self.bits_per_weight = BitsPerWeight.of(bits_per_weight(plan, facts, mixed=mixed), 0)
 
     def add_scores(self, scores: Scores) -> None:
         self.perplexity, self.kl = scores.perplexity, scores.kl
@@ -191,13 +200,3 @@ class Report(BaseModel):
         }
         content: dict[str, Any] = json.loads(self.model_dump_json(include=shown))
         return content
-
-
-def bits_per_weight(config: QuantizeConfig, facts: ModelFacts) -> float:
-    """Of the weights alone: codes, fp16 scales and b-bit zero points."""
-    spec = config.layer_spec()
-    weights = groups = 0
-    for layer in facts.linears:
-        weights += layer.d_in * layer.d_out
-        groups += layer.d_out * (layer.d_in // spec.group_size if spec.group_size > 0 else 1)
-    return spec.bits + groups * (16 + spec.bits) / weights

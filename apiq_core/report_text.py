@@ -74,12 +74,21 @@ def has_adapter(report: dict[str, Any]) -> bool:
     return bool(report["bits_per_weight"]["adapter"])
 
 
+def width(report: dict[str, Any]) -> str:
+    """`2 bits`, or the budget where each layer has a width of its own."""
+    config = report["config"]
+    if config["bits"] is not None:
+        return f"{config['bits']} bits"
+    return f"{config['bits_per_weight']:g} bits per weight"
+
+
 def networks(report: dict[str, Any]) -> list[Network]:
     """Full precision, plain RTN, and what was made, without and with its adapter."""
     bits, stored = report["bits_per_weight"], report["bytes"]
     full_bits = 8 * stored["source"] / max(1, report["parameter_count"])
     made = stored.get("model", 0)
-    rounded = f"round to nearest, {report['config']['bits']} bits"
+    same = "the same widths" if report["config"]["bits"] is None else width(report)
+    rounded = f"round to nearest, {same}"
     rows = [
         ("full_precision", "full precision", full_bits, size(stored["source"])),
         ("rtn", rounded, bits["weights"], ABSENT),
@@ -120,7 +129,7 @@ def how(report: dict[str, Any]) -> str:
     kind = ADAPTERS[config["adapter"]]
     rank = f" of rank {config['rank']}" if config["rank"] else ""
     adapter = f", {kind} adapter{rank}" if has_adapter(report) else ", no adapter"
-    return f"{METHODS[config['method']]}{recipe}; {config['bits']} bits, {groups}{adapter}"
+    return f"{METHODS[config['method']]}{recipe}; {width(report)}, {groups}{adapter}"
 
 
 def measured_on(report: dict[str, Any]) -> str:

@@ -28,8 +28,11 @@ class Adapter(Protocol):
         """From `tensors()`."""
 
     @staticmethod
-    def peft_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """adapter_config.json for all that is stored, by name inside the model."""
+    def peft_config(tensors: Mapping[str, Tensor], layer_count: int) -> dict[str, Any]:
+        """adapter_config.json for all that is stored, by name inside the model.
+
+        `layer_count` linear layers there are in the blocks, those without adapter included.
+        """
 
     def apply(self, q: Tensor) -> Tensor:
         """The effective weight (O, I); `q` of the tensors' dtype."""

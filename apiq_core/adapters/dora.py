@@ -35,8 +35,8 @@ class Dora:
         return cls(LowRank.read(tensors), tensors[MAGNITUDE])
 
     @staticmethod
-    def peft_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        return lora_config(tensors, use_dora=True)
+    def peft_config(tensors: Mapping[str, Tensor], layer_count: int) -> dict[str, Any]:
+        return lora_config(tensors, layer_count, use_dora=True)
 
     def apply(self, q: Tensor) -> Tensor:
         v = self.low_rank.apply(q)

@@ -37,7 +37,7 @@ class Ia3:
         return cls(tensors[VECTOR])
 
     @staticmethod
-    def peft_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def peft_config(tensors: Mapping[str, Tensor], layer_count: int) -> dict[str, Any]:
         modules = {name.removesuffix(f".{VECTOR}"): scale for name, scale in tensors.items()}
         config = IA3Config(
             target_modules=last_names(modules),

@@ -33,8 +33,8 @@ class LowRank:
         return cls(tensors[down], tensors[up])
 
     @staticmethod
-    def peft_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        return lora_config(tensors)
+    def peft_config(tensors: Mapping[str, Tensor], layer_count: int) -> dict[str, Any]:
+        return lora_config(tensors, layer_count)
 
     def product(self) -> Tensor:
         """What is added to Q, (O, I)."""
@@ -66,8 +66,11 @@ def no_adapter(weight: Tensor) -> LowRank:
     return LowRank(weight.new_zeros(0, d_in), weight.new_zeros(d_out, 0))
 
 
-def lora_config(tensors: Mapping[str, Tensor], **fields: Any) -> dict[str, Any]:
-    """adapter_config.json of LoRA and of what PEFT builds on it."""
+def lora_config(tensors: Mapping[str, Tensor], layer_count: int, **fields: Any) -> dict[str, Any]:
+    """adapter_config.json of LoRA and of what PEFT builds on it.
+
+    Where some of the layers have none, those that have are named in full.
+    """
     down, _ = LowRank.SUFFIXES
     ranks = {
         name.removesuffix(f".{down}"): len(factor)
@@ -75,10 +78,13 @@ def lora_config(tensors: Mapping[str, Tensor], **fields: Any) -> dict[str, Any]:
         if name.endswith(down)
     }
     rank = max(ranks.values())
+    others = {name: own for name, own in ranks.items() if own != rank}
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,  # the factors carry their full scale
-        target_modules=last_names(ranks),
+        rank_pattern=others,
+        alpha_pattern=others,
+        target_modules=last_names(ranks) if len(ranks) == layer_count else sorted(ranks),
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
         inference_mode=True,

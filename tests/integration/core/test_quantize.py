@@ -18,10 +18,11 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from apiq_core.adapters import ADAPTERS
-from apiq_core.config import QuantizeConfig
+from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.methods import apiq_bw
+from apiq_core.plan import Plan
 from apiq_core.quantize import quantize
 from tests.tiny_models import ARCHITECTURES, make_tiny
 
@@ -108,6 +109,73 @@ def test_stock_peft_reads_every_adapter(
     assert report.bits_per_weight.adapter == pytest.approx(
         stored_bits / report.quantized_weight_count, abs=1e-4
     )
+
+
+def mixed_plan(*args: Any) -> Plan:
+    """Every width, ranks that differ, and layers without adapter; on a random model of this size
+    rank is hardly ever worth its bytes."""
+    widths = {"self_attn.o_proj": 4, "mlp.gate_proj": 3, "mlp.up_proj": 3, "mlp.down_proj": 8}
+    ranks = {"self_attn.k_proj": 2, "self_attn.o_proj": 1, "mlp.up_proj": 8}
+    layers = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", *widths]
+    first = {name: LayerSpec(widths.get(name, 2), 32, ranks.get(name, 0)) for name in layers}
+    second = {name: LayerSpec(3, 32, 2 if name.endswith("down_proj") else 0) for name in layers}
+    return [first, second]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+@pytest.mark.parametrize("method", ["apiq-bw", "apiq-lw"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3_text"])
+def test_stock_tools_read_layers_of_different_widths(
+    architecture: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_dir = make_tiny(tmp_path / "source", architecture)
+    monkeypatch.setattr("apiq_core.quantize.make_plan", mixed_plan)
+    config = QuantizeConfig.model_validate(SMALL | {"bits_per_weight": 6.0, "method": method})
+    report = quantize(model_dir, tmp_path / "out", config)
+    assert [
+        {layer.name: (layer.bits, layer.rank) for layer in block.layers} for block in report.blocks
+    ] == [{name: (spec.bits, spec.rank) for name, spec in specs.items()} for specs in mixed_plan()]
+    assert report.perplexity is not None and report.evaluation is not None
+    windows = report.evaluation.token_ids
+    assert windows is not None
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype=torch.float32)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "model.hf_quantizer.compressor.decompress_model(model)" in card
+    model.hf_quantizer.compressor.decompress_model(model)
+    assert stock_perplexity(model, windows) == pytest.approx(
+        report.perplexity["quantized"], rel=5e-3
+    )
+    adapted = PeftModel.from_pretrained(model, tmp_path / "out" / "adapter")
+    assert stock_perplexity(adapted, windows) == pytest.approx(
+        report.perplexity["quantized_with_adapter"], rel=5e-3
+    )
+    # what the report counts is what the files hold
+    stored = stored_tensors(tmp_path / "out")
+    packed = ("weight_packed", "weight_scale", "weight_zero_point", "lora_A.weight")
+    size_bits = 8 * sum(
+        tensor.nbytes for name, tensor in stored.items() if name.endswith((*packed, "B.weight"))
+    )
+    assert report.bits_per_weight.total == pytest.approx(
+        size_bits / report.quantized_weight_count, abs=1e-3
+    )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+def test_a_budget_is_kept_and_beats_rounding_at_its_widths(tiny: Path, tmp_path: Path) -> None:
+    config = QuantizeConfig.model_validate(SMALL | {"bits_per_weight": 3.6, "method": "apiq-lw"})
+    events: list[Event] = []
+    report = quantize(tiny, tmp_path / "out", config, on_event=events.append)
+    assert 3.5 < report.bits_per_weight.total <= 3.6
+    assert len({layer.bits for block in report.blocks for layer in block.layers}) > 1
+    assert report.kl is not None
+    assert report.kl["quantized_with_adapter"] < report.kl["rtn"]
+    phases = [event.data["phase"] for event in events if event.type == "phase"]
+    assert phases == ["calibrating", "planning", "quantizing", "evaluating", "packaging"]
+    assert "How the budget was spent" in (tmp_path / "out" / "report.html").read_text()
+
+
+def stored_tensors(out_dir: Path) -> dict[str, torch.Tensor]:
+    return {k: v for file in out_dir.rglob("*.safetensors") for k, v in load_file(file).items()}
 
 
 def give_biases(model_dir: Path) -> None:
