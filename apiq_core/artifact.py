@@ -1,7 +1,7 @@
 """What a run leaves on disk: per block while it works, `model/` and `adapter/` at the end.
 
     out_dir/blocks/00007.safetensors    its packed weights become
-                                        model/model-00008-of-00031.safetensors, its factors
+                                        model/model-00008-of-00031.safetensors, its adapters
                                         go into adapter/adapter_model.safetensors
 
 A block's file is renamed into place when all of it is written, so it is whole or not there.
@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
+from apiq_core.adapters import ADAPTERS
+from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import Layers, QuantizedLayer
 from apiq_core.checkpoint import Checkpoint, disk_errors, write_tensors, write_text
-from apiq_core.config import QuantizeConfig
-from apiq_core.formats import FORMATS
+from apiq_core.config import LayerSpec, QuantizeConfig
+from apiq_core.formats import FORMATS, MIXED
 from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json
 from apiq_core.layout import block_file, blocks_dir, polished_dir, polished_file
-from apiq_core.lowrank import LowRank, no_adapter
+from apiq_core.plan import Plan
 from apiq_core.skeleton import Skeleton, Weights
 
 PEFT_PREFIX = "base_model.model."
-FACTORS = ("lora_A.weight", "lora_B.weight")  # under a layer's name
 
 
 @dataclass
@@ -39,10 +39,13 @@ class Artifact:
     out_dir: Path
     skeleton: Skeleton
     config: QuantizeConfig
+    plan: Plan
 
     def __post_init__(self) -> None:
-        self.spec = self.config.layer_spec()
-        self._format = FORMATS[self.config.formats[0]]
+        self.adapter_bytes = 0  # of the adapter's tensors, once it is written
+        formats = FORMATS if self.config.bits_per_weight is None else MIXED
+        self._format = formats[self.config.formats[0]]
+        self._adapter = ADAPTERS[self.config.adapter]
         self._polished = False  # the blocks to read are those that the polish left
 
     def write_block(
@@ -74,8 +77,9 @@ class Artifact:
         for name in self.skeleton.linears:
             start = f"{prefix}.{name}."
             tensors = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
-            weight = self._format.unpack_layer(tensors, self.spec.bits)
-            adapter = LowRank(*(tensors[suffix] for suffix in FACTORS))
+            weight = self._format.unpack_layer(tensors, self.plan[index][name].bits)
+            has_adapter = tensors.keys() >= set(self._adapter.SUFFIXES)
+            adapter = self._adapter.read(tensors) if has_adapter else no_adapter(weight.codes)
             layers[name] = QuantizedLayer(weight, adapter)
         return layers
 
@@ -101,15 +105,14 @@ class Artifact:
         tensors: dict[str, Tensor] = {}
         for name, layer in layers.items():
             parts = self._format.pack_layer(layer.weight)
-            parts |= zip(FACTORS, (layer.adapter.a, layer.adapter.b), strict=True)
+            parts |= layer.adapter.tensors()
             tensors |= {f"{prefix}.{name}.{suffix}": tensor for suffix, tensor in parts.items()}
         return tensors
 
     def finish(self, model_dir: Path, source: Checkpoint) -> None:
         """Turn the blocks' files into `model/` and `adapter/`."""
         with disk_errors():
-            if self.spec.rank:
-                self._write_adapter()
+            self._write_adapter()
             self._write_model(model_dir, source)
             shutil.rmtree(blocks_dir(self.out_dir))
             shutil.rmtree(polished_dir(self.out_dir), ignore_errors=True)
@@ -139,47 +142,49 @@ class Artifact:
         write_text(target / "config.json", json.dumps(self._model_config(model_dir), indent=2))
 
     def _split_block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """A block's packed weights, as a reader of the checkpoint wants them, and its factors."""
+        """A block's packed weights, as a reader of the checkpoint wants them, and its adapters."""
         stored = load_file(self._file(index))
-        factors = {k: stored.pop(k) for k in list(stored) if k.endswith(FACTORS)}
-        return stored, factors
+        suffixes = self._adapter.SUFFIXES
+        adapters = {k: stored.pop(k) for k in list(stored) if k.endswith(suffixes)}
+        return stored, adapters
 
     def _model_config(self, model_dir: Path) -> dict[str, Any]:
         """The source's own config.json; files re-saved by another version are misread by older."""
         return read_json(model_dir / "config.json") | {
             "quantization_config": self._format.quantization_config(
-                self.spec.bits, self.spec.group_size, self.skeleton.dense_linears
+                self._layers(), self.skeleton.dense_linears
             )
         }
 
+    def _layers(self) -> dict[str, LayerSpec]:
+        """Every quantized layer by its name inside the model, in the order of the blocks."""
+        return {
+            f"{self.skeleton.block_name(index)}.{name}": spec
+            for index, specs in enumerate(self.plan)
+            for name, spec in specs.items()
+        }
+
     def _write_adapter(self) -> None:
-        target = self.out_dir / "adapter"
-        target.mkdir(exist_ok=True)
         tensors: dict[str, Tensor] = {}
         for index in range(len(self.skeleton.blocks)):
-            _, factors = self._split_block(index)
-            tensors |= factors
+            _, adapters = self._split_block(index)
+            tensors |= adapters
+        if not tensors:
+            return
+        target = self.out_dir / "adapter"
+        target.mkdir(exist_ok=True)
         write_tensors(
             target / "adapter_model.safetensors",
             {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()},
         )
-        config = LoraConfig(
-            r=self.spec.rank,
-            lora_alpha=self.spec.rank,  # the factors carry their full scale
-            target_modules=sorted({name.rsplit(".", 1)[-1] for name in self.skeleton.linears}),
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-            inference_mode=True,
-        ).to_dict()
-        plain = {
-            key: sorted(value) if isinstance(value, set) else value for key, value in config.items()
-        }
-        write_text(target / "adapter_config.json", json.dumps(plain, indent=2, sort_keys=True))
+        config = self._adapter.peft_config(tensors, len(self._layers()))
+        write_text(target / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True))
+        self.adapter_bytes = sum(tensor.nbytes for tensor in tensors.values())
 
 
 def without_adapter(layers: Layers) -> Layers:
     """The same quantized weights alone."""
     return {
-        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.codes.float()))
+        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.codes))
         for name, layer in layers.items()
     }

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from apiq_core.adapters import Adapter, to_dtype
 from apiq_core.config import LayerSpec
-from apiq_core.lowrank import LowRank
 from apiq_core.quantizer import QuantizedWeight
 from apiq_core.skeleton import Weights, run_block
 from apiq_core.stream import Stream
@@ -35,6 +35,10 @@ class Block:
             for name in group
         }
 
+    def has_bias(self, name: str) -> bool:
+        """Whether the linear layer `name` has one."""
+        return f"{name}.bias" in self.teacher
+
     def run(self, weights: Weights, hidden: Tensor) -> Tensor:
         return run_block(self.module, weights, hidden, self.call)
 
@@ -44,11 +48,12 @@ class QuantizedLayer:
     """What is stored of one linear layer."""
 
     weight: QuantizedWeight
-    adapter: LowRank  # rank 0: none
+    adapter: Adapter
 
     def merged(self, dtype: torch.dtype) -> Tensor:
-        """Q + B A as the artifact's values give it, in `dtype`, summed in fp32."""
-        return (self.weight.dequantize() + self.adapter.to(torch.float32).product()).to(dtype)
+        """The effective weight (O, I) of the artifact's values, computed in fp32, in `dtype`."""
+        q = self.weight.dequantize()
+        return to_dtype(self.adapter, torch.float32).apply(q).to(dtype)
 
 
 Layers = dict[str, QuantizedLayer]

@@ -7,14 +7,16 @@ for the model at hand, before any work starts.
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Bits = Literal[2, 3, 4, 8]
+WIDTHS: tuple[int, ...] = get_args(Bits)
 Method = Literal["apiq-bw", "apiq-lw", "rtn"]
 Recipe = Literal["paper", "fast", "best", "closed-form"]
 Format = Literal["compressed-tensors"]
+AdapterName = Literal["lora", "dora", "ia3"]
 
 # the recipes of each method, the default first
 RECIPES: dict[Method, tuple[Recipe, ...]] = {
@@ -22,6 +24,9 @@ RECIPES: dict[Method, tuple[Recipe, ...]] = {
     "apiq-lw": ("closed-form",),
     "rtn": (),
 }
+
+# those whose gradient phase trains any adapter; the others fit LoRA factors, or none
+ADAPTER_RECIPES: tuple[Recipe, ...] = ("fast", "paper")
 
 GROUP_SIZES = (32, 64, 128)
 PER_CHANNEL = -1
@@ -100,7 +105,10 @@ class Training(_Strict):
         "paper: 5e-3 (clipping logits), fast and best: 3e-3 (scales, relative).",
     )
     lr_adapter: float | None = Field(
-        None, ge=0, le=1, description="Learning rate of A and B. paper: 5e-4, fast and best: 3e-3."
+        None,
+        ge=0,
+        le=1,
+        description="Learning rate of the adapter. paper: 5e-4, fast and best: 3e-3.",
     )
     weight_decay: float | None = Field(
         None, ge=0, le=1, description="AdamW's weight decay. paper: 0.1, fast and best: 0."
@@ -110,7 +118,7 @@ class Training(_Strict):
         ge=0,
         le=1,
         description="Learning rate of the weights before rounding, in steps of the quantizer. "
-        "best: 0.01; others round once.",
+        "best: 0.03; others round once.",
     )
     polish_epochs: int | None = Field(
         None,
@@ -133,10 +141,37 @@ class LayerSpec:
     rank: int  # of its adapter; 0: none
 
 
+def _exactly_one_width(schema: dict[str, Any]) -> None:
+    """Says in JSON Schema what the validators of `QuantizeConfig` check across fields."""
+    null, given = {"type": "null"}, {"not": {"type": "null"}}
+    schema["oneOf"] = [
+        {"required": ["bits"], "properties": {"bits": given, "bits_per_weight": null}},
+        {
+            "required": ["bits_per_weight"],
+            "properties": {"bits_per_weight": given, "bits": null, "rank": null},
+        },
+    ]
+
+
 class QuantizeConfig(_Strict):
     """How to quantize a model."""
 
-    bits: Bits = Field(description="Bits of a quantized weight: 2, 3, 4 or 8.", examples=[2])
+    model_config = ConfigDict(json_schema_extra=_exactly_one_width)
+
+    bits: Bits | None = Field(
+        None,
+        description="Bits of every quantized weight: 2, 3, 4 or 8. Exactly one of this and "
+        "`bits_per_weight` is given.",
+        examples=[2],
+    )
+    bits_per_weight: float | None = Field(
+        None,
+        ge=2,
+        le=8,
+        description="Instead of `bits` and `rank`: a budget for each quantized weight, scales, "
+        "zero points and fp16 adapter included. Bits and rank of every layer are chosen for it "
+        "from what they gain. Needs `apiq-bw` or `apiq-lw`, and adapter `lora`.",
+    )
     group_size: Literal[32, 64, 128, -1] | None = Field(
         None,
         description="Input channels that share a scale and a zero point: 32, 64, 128, or -1 for "
@@ -157,8 +192,14 @@ class QuantizeConfig(_Strict):
         None,
         ge=0,
         le=512,
-        description="Rank of the LoRA adapter; 0 for none. Default: the largest power of two up to "
-        "64 whose fp16 adapter costs at most 0.4 bits per quantized weight.",
+        description="Rank of the LoRA or DoRA adapter; 0 for none. Default: the largest power of "
+        "two up to 64 whose fp16 factors cost at most 0.4 bits per quantized weight; 0 for `ia3`.",
+    )
+    adapter: AdapterName = Field(
+        "lora",
+        description="What is stored beside the quantized weights, for PEFT: `lora` low-rank "
+        "factors, `dora` the same and a magnitude per output channel, `ia3` one vector per layer "
+        "that scales its output or its input. `dora` and `ia3` need `apiq-bw`.",
     )
     formats: list[Format] = Field(
         ["compressed-tensors"],
@@ -171,8 +212,27 @@ class QuantizeConfig(_Strict):
     training: Training = Field(default_factory=Training)  # type: ignore[arg-type]
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the windows.")
 
+    # checks of fields, not of the model, so that an error names its field
+    @field_validator("bits_per_weight")
+    @classmethod
+    def _one_of_two(cls, budget: float | None, info: ValidationInfo) -> float | None:
+        bits = info.data.get("bits", 0)  # absent where it is wrong itself
+        if bits is None and budget is None:
+            raise ValueError("neither bits nor bits_per_weight is given; legal: one of them")
+        if bits and budget is not None:
+            raise ValueError(f"bits is given too, {bits}; legal: one of them")
+        return budget
+
+    @field_validator("rank")
+    @classmethod
+    def _no_rank_beside_a_budget(cls, rank: int | None, info: ValidationInfo) -> int | None:
+        if rank is not None and info.data.get("bits_per_weight") is not None:
+            raise ValueError("bits_per_weight chooses the ranks; legal: leave rank out")
+        return rank
+
     def layer_spec(self) -> LayerSpec:
-        """Of every linear layer of every block; for a config that `resolve` has filled in."""
-        if self.group_size is None or self.rank is None:
-            raise ValueError("the config is not resolved")
+        """Of every linear layer of every block, where `bits` says it for all of them; for a config
+        that `resolve` has filled in."""
+        if self.bits is None or self.group_size is None or self.rank is None:
+            raise ValueError("the config is not resolved, or chooses for each layer")
         return LayerSpec(self.bits, self.group_size, self.rank)

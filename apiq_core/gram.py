@@ -47,8 +47,13 @@ def accumulate(block: Block, student: Weights, name: str) -> Grams:
     h /= tokens
     k /= tokens
     k_minus_h = k - h
+    return Grams(damp(h), k_minus_h)
+
+
+def damp(h: Tensor) -> Tensor:
+    """H + lambda I (I, I), which has an inverse; in place."""
     h.diagonal().add_(DAMPING * h.diagonal().mean().clamp(min=1e-8))
-    return Grams(h, k_minus_h)
+    return h
 
 
 def _input(block: Block, weights: Weights, name: str, hidden: Tensor) -> Tensor:

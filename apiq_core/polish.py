@@ -1,4 +1,4 @@
-"""The end-to-end polish of `recipe: best`: scales, A and B of all blocks, on the packed model.
+"""The end-to-end polish of `recipe: best`: scales and adapters of all blocks, on the packed model.
 
 Block-wise training cannot see what a block's error does to the blocks behind it. Here the whole
 network is the student: its last hidden states are to be the teacher's (relative distance), and its
@@ -11,7 +11,6 @@ each; then backward from the last block to the first, each run once more with gr
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -21,7 +20,7 @@ from torch.nn.functional import kl_div, log_softmax
 from apiq_core.artifact import Artifact
 from apiq_core.block import Layers, replace_weights
 from apiq_core.checkpoint import Checkpoint
-from apiq_core.config import QuantizeConfig, Training
+from apiq_core.config import QuantizeConfig
 from apiq_core.meter import Meter
 from apiq_core.optimise import relative_distance, warmup_cosine
 from apiq_core.scale_student import ScaledLinear
@@ -63,7 +62,9 @@ def polish(
     """
     training = config.training
     network = _Network(skeleton, source, artifact, tokens, stream)
-    optimizer = torch.optim.AdamW(network.parameter_groups(training), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=training.polish_lr or 0.0, weight_decay=0.0
+    )
     batches = list(stream.batches("train", training.batch_size or 1))
     epochs = training.polish_epochs or 0
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(epochs * len(batches)))
@@ -114,21 +115,12 @@ class _Network:
             for index in range(len(skeleton.blocks))
         ]
 
-    def parameter_groups(self, training: Training) -> list[dict[str, Any]]:
-        layers = [layer for block in self.blocks for layer in block.values()]
-        factors = [factor for layer in layers for factor in (layer.a, layer.b) if factor.numel()]
-        scales = [layer.log_factor for layer in layers]
-        return [
-            {"params": scales, "lr": training.polish_lr},
-            {"params": factors, "lr": training.polish_lr},
-        ]
-
     def state(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self._parameters()]
+        return [parameter.detach().clone() for parameter in self.parameters()]
 
     @torch.no_grad()
     def restore(self, state: list[Tensor]) -> None:
-        for parameter, value in zip(self._parameters(), state, strict=True):
+        for parameter, value in zip(self.parameters(), state, strict=True):
             parameter.copy_(value)
 
     @torch.no_grad()
@@ -204,6 +196,11 @@ class _Network:
                 partial.backward(retain_graph=True)
         return loss, out.grad if out.grad is not None else torch.zeros_like(out)
 
-    def _parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[Tensor]:
         layers = [layer for block in self.blocks for layer in block.values()]
-        return [tensor for layer in layers for tensor in (layer.log_factor, layer.a, layer.b)]
+        return [
+            tensor
+            for layer in layers
+            for tensor in (layer.log_factor, *layer.adapter.parameters())
+            if tensor.numel()
+        ]

@@ -25,11 +25,13 @@ from apiq_core.layer_errors import layer_errors
 from apiq_core.meter import Meter
 from apiq_core.methods import METHODS
 from apiq_core.model_card import model_card
+from apiq_core.plan import plan_from_text, plan_to_text, uniform_plan
+from apiq_core.planning import make_plan
 from apiq_core.polish import polish, step_count
 from apiq_core.report import BlockReport, Report
 from apiq_core.report_html import report_html
 from apiq_core.resolve import resolve
-from apiq_core.resume import take_over, to_metadata
+from apiq_core.resume import earlier_plan, take_over, to_metadata
 from apiq_core.skeleton import Skeleton, input_groups
 from apiq_core.stream import Stream
 
@@ -71,12 +73,24 @@ def quantize(
             windows = draw_windows(load_tokenizer(model_dir), config, texts or {})
             report.describe_texts(windows)
             skeleton = Skeleton(model_dir, target, compute_dtype(target), matmul_dtype(target))
-            artifact = Artifact(out_dir, skeleton, config)
             tokens = torch.cat([windows.train, windows.held_out])
             identity = identify(model_dir, windows, config, skeleton)
-            earlier = take_over(out_dir, identity, on_event)
             hidden, calls = skeleton.embed(source, tokens)
             stream = Stream.start(hidden, len(windows.train), target)
+
+        if config.bits_per_weight is None:
+            plan = uniform_plan(config, facts)
+        else:
+            with meter.phase("planning"):
+                text = earlier_plan(out_dir, identity)
+                if text is None:
+                    seen = hidden[: len(windows.train)]
+                    made = make_plan(skeleton, source, seen, calls, config, facts, check_stop)
+                    text = plan_to_text(made)
+                identity["plan"], plan = text, plan_from_text(text)
+        report.describe_plan(plan, facts)
+        artifact = Artifact(out_dir, skeleton, config, plan)
+        earlier = take_over(out_dir, identity, on_event)
 
         with meter.phase("quantizing"):
             meter.expect(
@@ -96,8 +110,7 @@ def quantize(
                 else:
                     first_window = stream.load(stream.x[:1])
                     groups = input_groups(module, teacher, first_window, calls[index])
-                    specs = dict.fromkeys(skeleton.linears, artifact.spec)
-                    block = Block(index, module, teacher, calls[index], groups, stream, specs)
+                    block = Block(index, module, teacher, calls[index], groups, stream, plan[index])
                     result = METHODS[config.method](block, config, check_stop)
                     figures = BlockReport.of(block, layer_errors(block, result.layers), result)
                     figures.seconds = meter.lap_s()
@@ -126,7 +139,7 @@ def quantize(
         with meter.phase("packaging"):
             artifact.finish(model_dir, source)
 
-    report.close(meter, out_dir)
+    report.close(meter, out_dir, artifact.adapter_bytes)
     write_text(out_dir / "report.json", report.model_dump_json(indent=1) + "\n")
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
     write_text(out_dir / "README.md", model_card(report.model_dump(mode="json")))

@@ -28,6 +28,7 @@ from apiq_core.report_text import (
     networks,
     number,
     size,
+    width,
 )
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -35,7 +36,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def report_html(report: dict[str, Any]) -> str:
     """The page for a `Report.model_dump(mode="json")`."""
-    title = f"{report['model']} at {report['config']['bits']} bits"
+    title = f"{report['model']} at {width(report)}"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -53,6 +54,7 @@ def report_html(report: dict[str, Any]) -> str:
         _warnings(report["warnings"]),
         _results(report),
         _where_bits_went(report),
+        _plan(report),
         _errors(report["blocks"]),
         _losses(report),
         _polish(report["polish"]),
@@ -111,7 +113,7 @@ def _results(report: dict[str, Any]) -> Html:
 
 
 def _where_bits_went(report: dict[str, Any]) -> Html:
-    bits, code = report["bits_per_weight"], report["config"]["bits"]
+    bits, code = report["bits_per_weight"], _mean_width(report)
     per_weight = [
         ("a", "codes", code),
         ("b", "scales and zero points", bits["weights"] - code),
@@ -133,6 +135,36 @@ def _where_bits_went(report: dict[str, Any]) -> Html:
         _shares(per_weight, lambda amount: f"{amount:.2f}"),
         note(f"Of the files; the full width is the {size(source)} of full precision:"),
         _shares(files, size, whole=source),
+    )
+
+
+def _mean_width(report: dict[str, Any]) -> float:
+    """Bits of a code."""
+    if report["config"]["bits"] is not None:
+        return float(report["config"]["bits"])
+    layers = [layer for block in report["blocks"] for layer in block["layers"]]
+    codes = sum(layer["d_in"] * layer["d_out"] * layer["bits"] for layer in layers)
+    return float(codes / max(1, sum(layer["d_in"] * layer["d_out"] for layer in layers)))
+
+
+def _plan(report: dict[str, Any]) -> Html:
+    """What each layer got of a budget."""
+    blocks = report["blocks"]
+    if report["config"]["bits"] is not None or not blocks:
+        return Html()
+    names = [layer["name"] for layer in blocks[0]["layers"]]
+    rows = []
+    for block in blocks:
+        by_name = {layer["name"]: layer for layer in block["layers"]}
+        cells = (f"{by_name[name]['bits']} + r{by_name[name]['rank']}" for name in names)
+        rows.append(row((str(block["index"]), *cells)))
+    return section(
+        "How the budget was spent",
+        note(
+            "Bits of the codes and rank of the adapter, chosen for each layer by what they gain. "
+            "Layers with one input have one width."
+        ),
+        table(("block", *(name.rsplit(".", 1)[-1] for name in names)), rows),
     )
 
 

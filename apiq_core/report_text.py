@@ -9,6 +9,7 @@ from apiq_core.config import PER_CHANNEL
 NOT_FINITE = "not finite"
 ABSENT = "—"
 METHODS = {"apiq-bw": "block-wise ApiQ", "apiq-lw": "layer-wise ApiQ", "rtn": "round to nearest"}
+ADAPTERS = {"lora": "LoRA", "dora": "DoRA", "ia3": "IA3"}
 TEXTS = {"builtin": "Python's language reference (builtin)", "wikitext2": "WikiText-2"}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -70,7 +71,15 @@ class Network:
 
 
 def has_adapter(report: dict[str, Any]) -> bool:
-    return bool(report["config"]["rank"])
+    return bool(report["bits_per_weight"]["adapter"])
+
+
+def width(report: dict[str, Any]) -> str:
+    """`2 bits`, or the budget where each layer has a width of its own."""
+    config = report["config"]
+    if config["bits"] is not None:
+        return f"{config['bits']} bits"
+    return f"{config['bits_per_weight']:g} bits per weight"
 
 
 def networks(report: dict[str, Any]) -> list[Network]:
@@ -78,7 +87,8 @@ def networks(report: dict[str, Any]) -> list[Network]:
     bits, stored = report["bits_per_weight"], report["bytes"]
     full_bits = 8 * stored["source"] / max(1, report["parameter_count"])
     made = stored.get("model", 0)
-    rounded = f"round to nearest, {report['config']['bits']} bits"
+    same = "the same widths" if report["config"]["bits"] is None else width(report)
+    rounded = f"round to nearest, {same}"
     rows = [
         ("full_precision", "full precision", full_bits, size(stored["source"])),
         ("rtn", rounded, bits["weights"], ABSENT),
@@ -116,8 +126,10 @@ def how(report: dict[str, Any]) -> str:
     recipe = f", recipe {config['recipe']}" if config["recipe"] else ""
     group = config["group_size"]
     groups = "one group per output channel" if group == PER_CHANNEL else f"groups of {group}"
-    adapter = f", LoRA adapter of rank {config['rank']}" if has_adapter(report) else ", no adapter"
-    return f"{METHODS[config['method']]}{recipe}; {config['bits']} bits, {groups}{adapter}"
+    kind = ADAPTERS[config["adapter"]]
+    rank = f" of rank {config['rank']}" if config["rank"] else ""
+    adapter = f", {kind} adapter{rank}" if has_adapter(report) else ", no adapter"
+    return f"{METHODS[config['method']]}{recipe}; {width(report)}, {groups}{adapter}"
 
 
 def measured_on(report: dict[str, Any]) -> str:

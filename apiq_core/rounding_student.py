@@ -10,13 +10,13 @@ where the gradient insists.
 import torch
 from torch import Tensor
 
+from apiq_core.adapters import trainable
 from apiq_core.block import Layers, QuantizedLayer
-from apiq_core.lowrank import LowRank
 from apiq_core.quantizer import round_scale, straight_through, to_groups, to_integers
 
 
 class RoundedLinear:
-    """One layer: codes u (O, N, G), zero points and a factor of each scale (O, N), A and B."""
+    """One layer: codes u (O, N, G), zero points and a factor of each scale (O, N), an adapter."""
 
     def __init__(self, start: QuantizedLayer) -> None:
         weight = start.weight
@@ -25,8 +25,7 @@ class RoundedLinear:
         self.log_factor = torch.zeros_like(self.start_scales).requires_grad_()
         self.u = to_groups(weight.codes.float(), weight.group_size).requires_grad_()
         self.zeros = weight.zero_points.float().requires_grad_()
-        self.a = start.adapter.a.float().requires_grad_()
-        self.b = start.adapter.b.float().requires_grad_()
+        self.adapter = trainable(start.adapter)
 
     def quantize(self) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (O, N, G), scales and zero points (O, N), as floats with gradients."""
@@ -38,17 +37,17 @@ class RoundedLinear:
         return codes, scales, zeros
 
     def weight(self) -> Tensor:
-        """Q + B A."""
+        """The effective weight (O, I)."""
         codes, scales, zeros = self.quantize()
         q = (codes - zeros.unsqueeze(2)) * scales.unsqueeze(2)
-        return q.flatten(1) + self.b @ self.a
+        return self.adapter.apply(q.flatten(1))
 
     def result(self) -> QuantizedLayer:
         """The integers that the graph computed."""
         codes, scales, zeros = self.quantize()
         return QuantizedLayer(
             to_integers(codes.flatten(1), scales, zeros, self.bits),
-            LowRank(self.a, self.b).stored(),
+            self.adapter.stored(),
         )
 
 
@@ -58,7 +57,9 @@ class RoundingStudent:
         layers = self.layers.values()
         self.quantizer_parameters = [layer.log_factor for layer in layers]
         self.rounding_parameters = [tensor for layer in layers for tensor in (layer.u, layer.zeros)]
-        self.adapter_parameters = [factor for layer in layers for factor in (layer.a, layer.b)]
+        self.adapter_parameters = [
+            tensor for layer in layers for tensor in layer.adapter.parameters()
+        ]
 
     def weights(self) -> dict[str, Tensor]:
         return {name: layer.weight() for name, layer in self.layers.items()}

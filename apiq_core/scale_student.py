@@ -1,4 +1,4 @@
-"""What `recipe: fast` trains: the scales and A, B around codes that stay as they were rounded.
+"""What `recipe: fast` trains: scales and adapters around codes that stay as they were rounded.
 
 GPTQ's rounding is worth more than RTN's; rounding again in every step would lose it. With the
 integers fixed Q = s (q - z) is smooth in s, so nothing needs a straight-through estimator.
@@ -7,8 +7,8 @@ integers fixed Q = s (q - z) is smooth in s, so nothing needs a straight-through
 import torch
 from torch import Tensor
 
+from apiq_core.adapters import trainable
 from apiq_core.block import Layers, QuantizedLayer
-from apiq_core.lowrank import LowRank
 from apiq_core.quantizer import (
     QuantizedWeight,
     round_scale,
@@ -19,38 +19,39 @@ from apiq_core.quantizer import (
 
 
 class ScaledLinear:
-    """One layer's trained parts: a factor of each scale (O, N), A and B. The codes are lent."""
+    """One layer's trained parts: a factor of each scale (O, N), an adapter. The codes are lent."""
 
     def __init__(self, start: QuantizedLayer) -> None:
         self.start_scales = start.weight.scales.float()
         self.log_factor = torch.zeros_like(self.start_scales).requires_grad_()
-        self.a = start.adapter.a.float().requires_grad_()
-        self.b = start.adapter.b.float().requires_grad_()
+        self.adapter = trainable(start.adapter)
 
     def weight(self, codes: QuantizedWeight) -> Tensor:
-        """Q + B A with the codes and zero points of `codes`."""
+        """The effective weight (O, I) with the codes and zero points of `codes`."""
         scales = self.start_scales * self.log_factor.exp()
         scales = straight_through(scales, round_scale(scales.detach()))
         integers = to_groups(codes.codes.float(), codes.group_size)
         q = (integers - codes.zero_points.float().unsqueeze(2)) * scales.unsqueeze(2)
-        return q.flatten(1) + self.b @ self.a
+        return self.adapter.apply(q.flatten(1))
 
     def result(self, codes: QuantizedWeight) -> QuantizedLayer:
         scales = round_scale(self.start_scales * self.log_factor.exp())
         return QuantizedLayer(
             to_integers(codes.codes, scales, codes.zero_points, codes.bits),
-            LowRank(self.a, self.b).stored(),
+            self.adapter.stored(),
         )
 
 
 class ScaleStudent:
+    """A block's layers, with the codes of `start`."""
+
     def __init__(self, start: Layers) -> None:
         self.start = start
         self.layers = {name: ScaledLinear(layer) for name, layer in start.items()}
         self.quantizer_parameters = [layer.log_factor for layer in self.layers.values()]
         self.rounding_parameters: list[Tensor] = []  # the codes stay
         self.adapter_parameters = [
-            factor for layer in self.layers.values() for factor in (layer.a, layer.b)
+            tensor for layer in self.layers.values() for tensor in layer.adapter.parameters()
         ]
 
     def weights(self) -> dict[str, Tensor]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import Block, BlockResult, QuantizedLayer
 from apiq_core.config import QuantizeConfig
-from apiq_core.lowrank import no_adapter
 from apiq_core.quantizer import round_to_nearest
 
 

@@ -15,6 +15,7 @@ from apiq_core.config import QuantizeConfig
 from apiq_core.errors import Stopped
 from apiq_core.events import Event
 from apiq_core.inspect import inspect_model
+from apiq_core.plan import uniform_plan
 from apiq_core.quantize import quantize
 from apiq_core.resolve import resolve
 from apiq_core.skeleton import Skeleton, run_block
@@ -69,7 +70,8 @@ def test_the_streamed_gradient_is_that_of_the_whole_network(tiny: Path, tmp_path
     cpu = torch.device("cpu")
     skeleton = Skeleton(tiny, cpu, torch.float32)
     resolved = resolve(config(), inspect_model(tiny))
-    artifact = Artifact(tmp_path, skeleton, resolved)
+    facts = inspect_model(tiny)
+    artifact = Artifact(tmp_path, skeleton, resolved, uniform_plan(resolved, facts))
     tokens = torch.randint(2, 500, (6, 16), generator=torch.Generator().manual_seed(0))
     with Checkpoint(tiny) as source:
         hidden, calls = skeleton.embed(source, tokens)
@@ -81,8 +83,8 @@ def test_the_streamed_gradient_is_that_of_the_whole_network(tiny: Path, tmp_path
         network = polishing._Network(skeleton, source, artifact, tokens, stream)
         members = torch.tensor([2, 0])
         loss = network.step(members, lambda: None)
-        streamed = [parameter.grad for parameter in network._parameters()]
-        for parameter in network._parameters():
+        streamed = [parameter.grad for parameter in network.parameters()]
+        for parameter in network.parameters():
             parameter.grad = None
 
         out = hidden[members]  # the same in one graph
@@ -100,7 +102,7 @@ def test_the_streamed_gradient_is_that_of_the_whole_network(tiny: Path, tmp_path
         distance = ((out - target).square().sum(-1) / target.square().sum(-1)).mean()
         (kl + distance).backward()  # type: ignore[no-untyped-call]
     assert loss == pytest.approx((kl + distance).item(), rel=1e-4)
-    for given, parameter in zip(streamed, network._parameters(), strict=True):
+    for given, parameter in zip(streamed, network.parameters(), strict=True):
         assert given is not None and parameter.grad is not None
         assert torch.allclose(given, parameter.grad, rtol=1e-3, atol=1e-6)
     assert any(gradient.abs().max() > 1e-4 for gradient in streamed if gradient is not None)

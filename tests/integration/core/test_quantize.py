@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from apiq_core.config import QuantizeConfig
+from apiq_core.adapters import ADAPTERS
+from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.methods import apiq_bw
+from apiq_core.plan import Plan
 from apiq_core.quantize import quantize
 from tests.tiny_models import ARCHITECTURES, make_tiny
 
@@ -74,6 +76,119 @@ def test_stock_tools_read_what_the_report_says(
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
+@pytest.mark.parametrize("adapter", ["dora", "ia3"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # qwen2 has biases
+def test_stock_peft_reads_every_adapter(
+    architecture: str,
+    adapter: Literal["dora", "ia3"],
+    recipe: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model_dir = make_tiny(tmp_path / "source", architecture)
+    give_biases(model_dir)
+    start = ADAPTERS[adapter].start
+
+    def far_from_the_start(*args: Any, **kwargs: Any) -> Any:
+        return start(*args, **kwargs).each(lambda x: x * (1 + 0.3 * torch.randn(x.shape)))
+
+    monkeypatch.setattr(ADAPTERS[adapter], "start", far_from_the_start)
+    config = small_config(adapter=adapter, recipe=recipe, training={"epochs": 0})
+    report = quantize(model_dir, tmp_path / "out", config)
+    assert report.perplexity is not None and report.evaluation is not None
+    windows = report.evaluation.token_ids
+    assert windows is not None
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(model, tmp_path / "out" / "adapter")
+    perplexity = report.perplexity["quantized_with_adapter"]
+    assert stock_perplexity(adapted, windows) == pytest.approx(perplexity, rel=5e-3)
+    assert perplexity != pytest.approx(report.perplexity["quantized"], rel=5e-3)
+    stored = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    stored_bits = 8 * sum(tensor.nbytes for tensor in stored.values())
+    assert report.bits_per_weight.adapter == pytest.approx(
+        stored_bits / report.quantized_weight_count, abs=1e-4
+    )
+
+
+def mixed_plan(*args: Any) -> Plan:
+    """Every width, ranks that differ, and layers without adapter; on a random model of this size
+    rank is hardly ever worth its bytes."""
+    widths = {"self_attn.o_proj": 4, "mlp.gate_proj": 3, "mlp.up_proj": 3, "mlp.down_proj": 8}
+    ranks = {"self_attn.k_proj": 2, "self_attn.o_proj": 1, "mlp.up_proj": 8}
+    layers = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", *widths]
+    first = {name: LayerSpec(widths.get(name, 2), 32, ranks.get(name, 0)) for name in layers}
+    second = {name: LayerSpec(3, 32, 2 if name.endswith("down_proj") else 0) for name in layers}
+    return [first, second]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+@pytest.mark.parametrize("method", ["apiq-bw", "apiq-lw"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3_text"])
+def test_stock_tools_read_layers_of_different_widths(
+    architecture: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_dir = make_tiny(tmp_path / "source", architecture)
+    monkeypatch.setattr("apiq_core.quantize.make_plan", mixed_plan)
+    config = QuantizeConfig.model_validate(SMALL | {"bits_per_weight": 6.0, "method": method})
+    report = quantize(model_dir, tmp_path / "out", config)
+    assert [
+        {layer.name: (layer.bits, layer.rank) for layer in block.layers} for block in report.blocks
+    ] == [{name: (spec.bits, spec.rank) for name, spec in specs.items()} for specs in mixed_plan()]
+    assert report.perplexity is not None and report.evaluation is not None
+    windows = report.evaluation.token_ids
+    assert windows is not None
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype=torch.float32)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "model.hf_quantizer.compressor.decompress_model(model)" in card
+    model.hf_quantizer.compressor.decompress_model(model)
+    assert stock_perplexity(model, windows) == pytest.approx(
+        report.perplexity["quantized"], rel=5e-3
+    )
+    adapted = PeftModel.from_pretrained(model, tmp_path / "out" / "adapter")
+    assert stock_perplexity(adapted, windows) == pytest.approx(
+        report.perplexity["quantized_with_adapter"], rel=5e-3
+    )
+    # what the report counts is what the files hold
+    stored = stored_tensors(tmp_path / "out")
+    packed = ("weight_packed", "weight_scale", "weight_zero_point", "lora_A.weight")
+    size_bits = 8 * sum(
+        tensor.nbytes for name, tensor in stored.items() if name.endswith((*packed, "B.weight"))
+    )
+    assert report.bits_per_weight.total == pytest.approx(
+        size_bits / report.quantized_weight_count, abs=1e-3
+    )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+def test_a_budget_is_kept_and_beats_rounding_at_its_widths(tiny: Path, tmp_path: Path) -> None:
+    config = QuantizeConfig.model_validate(SMALL | {"bits_per_weight": 3.6, "method": "apiq-lw"})
+    events: list[Event] = []
+    report = quantize(tiny, tmp_path / "out", config, on_event=events.append)
+    assert 3.5 < report.bits_per_weight.total <= 3.6
+    assert len({layer.bits for block in report.blocks for layer in block.layers}) > 1
+    assert report.kl is not None
+    assert report.kl["quantized_with_adapter"] < report.kl["rtn"]
+    phases = [event.data["phase"] for event in events if event.type == "phase"]
+    assert phases == ["calibrating", "planning", "quantizing", "evaluating", "packaging"]
+    assert "How the budget was spent" in (tmp_path / "out" / "report.html").read_text()
+
+
+def stored_tensors(out_dir: Path) -> dict[str, torch.Tensor]:
+    return {k: v for file in out_dir.rglob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def give_biases(model_dir: Path) -> None:
+    """A new model's biases are 0, which would hide what an adapter does to them."""
+    tensors = load_file(model_dir / "model.safetensors")
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in tensors.items():
+        if name.endswith(".bias"):
+            tensors[name] = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("group_size", [32, 64, 128, -1])
 def test_every_width_and_group_size_loads(bits: int, group_size: int, tmp_path: Path) -> None:
@@ -122,13 +237,17 @@ def test_same_seed_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
         assert file.read_bytes() == twin.read_bytes(), file.name
 
 
-@pytest.mark.parametrize("recipe", ["fast", "paper"])
+@pytest.mark.parametrize(
+    ("recipe", "adapter"),
+    [("fast", "lora"), ("paper", "lora"), ("fast", "dora"), ("fast", "ia3"), ("paper", "ia3")],
+)
 def test_the_gradient_phase_lowers_the_held_out_loss(
-    recipe: str, tiny: Path, tmp_path: Path
+    recipe: str, adapter: str, tiny: Path, tmp_path: Path
 ) -> None:
     config = small_config(
         recipe=recipe,
-        rank=4,
+        adapter=adapter,
+        rank=0 if adapter == "ia3" else 4,
         training={"epochs": 4, "lr_adapter": 1e-3},
         # enough text that what is learned holds for text that was not seen: by 1% or more
         calibration={"samples": 128, "length": 64, "held_out": 16},

@@ -2,8 +2,8 @@
 
 import torch
 
+from apiq_core.adapters.lora import LowRank
 from apiq_core.block import QuantizedLayer
-from apiq_core.lowrank import LowRank
 from apiq_core.quantizer import round_to_nearest
 from apiq_core.rounding_student import RoundedLinear
 
@@ -32,7 +32,7 @@ def test_what_is_stored_is_what_the_graph_computed_after_training() -> None:
     start = layer()
     student = RoundedLinear(start)
     wanted = start.merged(torch.float32) + 0.5 * torch.randn(8, 64)
-    parameters = [student.u, student.zeros, student.log_factor, student.a, student.b]
+    parameters = [student.u, student.zeros, student.log_factor, *student.adapter.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=0.05)
     losses = []
     for _ in range(60):
@@ -47,7 +47,7 @@ def test_what_is_stored_is_what_the_graph_computed_after_training() -> None:
     assert result.weight.codes.max() <= 3 and result.weight.zero_points.max() <= 3
     # A and B are stored in fp16; codes, scales and zero points are exact
     assert torch.allclose(result.merged(torch.float32), student.weight(), atol=1e-2)
-    q = student.weight() - student.b @ student.a
+    q = student.weight() - student.adapter.apply(torch.zeros(8, 64))
     assert torch.allclose(result.weight.dequantize(), q, atol=1e-5)
 
 
