@@ -19,7 +19,7 @@ Format = Literal["compressed-tensors"]
 # the recipes of each method, the default first
 RECIPES: dict[Method, tuple[Recipe, ...]] = {
     "apiq-bw": ("fast", "paper"),
-    "apiq-lw": ("closed-form",),
+    "apiq-lw": ("closed-form", "paper"),
     "rtn": (),
 }
 
@@ -130,7 +130,7 @@ class QuantizeConfig(_Strict):
     recipe: Recipe | None = Field(
         None,
         description="`apiq-bw`: `fast` (default: closed-form start, then a short gradient phase) "
-        "or `paper` (the paper's optimiser). `apiq-lw`: `closed-form`.",
+        "or `paper` (the paper's optimiser). `apiq-lw`: `closed-form` (default) or `paper`.",
     )
     rank: int | None = Field(
         None,

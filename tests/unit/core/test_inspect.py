@@ -177,7 +177,7 @@ def test_layer_that_three_bits_cannot_pack() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"method": "apiq-lw", "recipe": "paper"}, "recipe"),
+        ({"method": "apiq-lw", "recipe": "fast"}, "recipe"),
         ({"method": "rtn", "recipe": "fast"}, "recipe"),
         ({"method": "rtn", "rank": 8}, "rank"),
         ({"method": "apiq-lw", "training": {"epochs": 3}}, "training.epochs"),
