@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from apiq_core.block import Layers, QuantizedLayer
+from apiq_core.block import BlockResult, Layers, QuantizedLayer
 from apiq_core.checkpoint import Checkpoint, disk_errors, write_tensors, write_text
 from apiq_core.config import QuantizeConfig
 from apiq_core.formats import FORMATS
@@ -42,23 +43,28 @@ class Artifact:
 
     def __post_init__(self) -> None:
         self.spec = self.config.layer_spec()
-        self._format = FORMATS[self.config.formats[0]]
+        self._format = FORMATS[self.config.main_format()]
 
     def write_block(
         self,
         index: int,
         teacher: Weights,
         source: Checkpoint,
-        layers: Layers,
+        result: BlockResult,
         metadata: Mapping[str, str],
     ) -> None:
-        """Pack one block; what is not a quantized weight keeps the source's dtype and bytes."""
+        """Pack one block; what is not a quantized weight keeps the source's dtype and, unless it
+        was rescaled, bytes."""
         prefix = self.skeleton.block_name(index)
+        layers, rescaled = result.layers, result.rescaled or teacher
         tensors: dict[str, Tensor] = {}
         for name in teacher:
             layer = layers.get(name.removesuffix(".weight"))
             if layer is None or not name.endswith(".weight"):
-                tensors[f"{prefix}.{name}"] = source.load(f"{prefix}.{name}")
+                tensor = source.load(f"{prefix}.{name}")
+                if rescaled[name] is not teacher[name]:
+                    tensor = rescaled[name].to(tensor.dtype)
+                tensors[f"{prefix}.{name}"] = tensor
                 continue
             for suffix, tensor in self._format.pack_layer(layer.weight).items():
                 tensors[f"{prefix}.{name.removesuffix('weight')}{suffix}"] = tensor
@@ -81,6 +87,18 @@ class Artifact:
             adapter = LowRank(*(tensors[suffix] for suffix in FACTORS))
             layers[name] = QuantizedLayer(weight, adapter)
         return layers
+
+    def read_rest(self, index: int) -> dict[str, Tensor]:
+        """The block's other tensors as they were stored, in the compute dtype."""
+        prefix = self.skeleton.block_name(index) + "."
+        linear = tuple(f"{name}." for name in self.skeleton.linears)
+        with safe_open(block_file(self.out_dir, index), framework="pt") as stored:
+            names = [key.removeprefix(prefix) for key in stored.keys()]  # noqa: SIM118
+            return {
+                name: stored.get_tensor(prefix + name).to(self.skeleton.device, self.skeleton.dtype)
+                for name in names
+                if not name.startswith(linear) or name.endswith(".bias")
+            }
 
     def finish(self, model_dir: Path, source: Checkpoint) -> None:
         """Turn the blocks' files into `model/` and `adapter/`."""
@@ -122,11 +140,11 @@ class Artifact:
 
     def _model_config(self, model_dir: Path) -> dict[str, Any]:
         """The source's own config.json; files re-saved by another version are misread by older."""
-        return read_json(model_dir / "config.json") | {
-            "quantization_config": self._format.quantization_config(
-                self.spec.bits, self.spec.group_size, self.skeleton.dense_linears
-            )
-        }
+        quantization = self._format.quantization_config(
+            self.spec.bits, self.spec.group_size, self.skeleton.dense_linears
+        )
+        config = read_json(model_dir / "config.json")
+        return config | ({"quantization_config": quantization} if quantization else {})
 
     def _write_adapter(self) -> None:
         target = self.out_dir / "adapter"
@@ -156,6 +174,6 @@ class Artifact:
 def without_adapter(layers: Layers) -> Layers:
     """The same quantized weights alone."""
     return {
-        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.codes.float()))
+        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.dequantize()))
         for name, layer in layers.items()
     }

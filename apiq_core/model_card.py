@@ -6,7 +6,15 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from apiq_core.report_text import calibrated_on, has_adapter, how, measured_on, networks, size
+from apiq_core.report_text import (
+    calibrated_on,
+    has_adapter,
+    how,
+    is_dense,
+    measured_on,
+    networks,
+    size,
+)
 
 # the versions that reading was tested with; compressed-tensors packs 3 bits differently elsewhere
 READERS = "transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0"
@@ -44,20 +52,24 @@ def model_card(report: dict[str, Any]) -> str:
 
 def _front_matter(report: dict[str, Any]) -> str:
     model, bits = str(report["model"]), report["config"]["bits"]
+    packed = [] if is_dense(report) else ["compressed-tensors"]
     named = HUB_ID.fullmatch(model) is not None  # hubs refuse cards that name anything else
     data = ModelCardData(
         base_model=model if named else None,
         base_model_relation="quantized" if named else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["apiq", report["config"]["method"], "compressed-tensors", f"{bits}-bit"],
+        tags=["apiq", report["config"]["method"], *packed, f"{bits}-bit"],
     )
     return str(data.to_yaml())
 
 
 def _what_it_is(report: dict[str, Any]) -> str:
     stored = report["bytes"]
-    files = f"`model/` ({size(stored.get('model', 0))}) holds packed integer weights"
+    content = (
+        "the values of quantized weights in bf16" if is_dense(report) else "packed integer weights"
+    )
+    files = f"`model/` ({size(stored.get('model', 0))}) holds {content}"
     if has_adapter(report):
         files += (
             f", `adapter/` ({size(stored.get('adapter', 0))}) a PEFT adapter that corrects what "
@@ -94,12 +106,17 @@ def _load(report: dict[str, Any]) -> str:
     if has_adapter(report):
         lines.insert(0, "from peft import PeftModel")
         lines.insert(4, 'model = PeftModel.from_pretrained(model, "adapter")')
+    size_in_memory = (
+        "The files are as large as the original's, and so is the model in memory."
+        if is_dense(report)
+        else "transformers unpacks the weights as it loads them: the files are small, the model in "
+        "memory is as large as the original."
+    )
     return "\n\n".join(
         [
             _code("sh", f"pip install torch {READERS}"),
             _code("python", "\n".join(lines)),
-            "transformers unpacks the weights as it loads them: the files are small, the model in "
-            "memory is as large as the original.",
+            size_in_memory,
         ]
     )
 

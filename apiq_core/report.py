@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from apiq_core import __version__
 from apiq_core.block import Block, BlockResult
 from apiq_core.calibration import Windows
-from apiq_core.config import QuantizeConfig
+from apiq_core.config import NORMAL_FLOAT, QuantizeConfig
 from apiq_core.device import matmul_dtype
 from apiq_core.evaluate import Scores
 from apiq_core.inspect import ModelFacts
@@ -182,14 +182,16 @@ class Report(BaseModel):
 
 
 def bits_per_weight(config: QuantizeConfig, facts: ModelFacts) -> BitsPerWeight:
-    """Codes, fp16 scales and b-bit zero points; adapters in fp16."""
+    """What the method stores, whatever the format: codes, fp16 scales and b-bit zero points, which
+    normal floats do without; adapters in fp16."""
     spec = config.layer_spec()
+    zero_bits = 0 if config.method in NORMAL_FLOAT else spec.bits
     weights = groups = factors = 0
     for layer in facts.linears:
         weights += layer.d_in * layer.d_out
         groups += layer.d_out * (layer.d_in // spec.group_size if spec.group_size > 0 else 1)
         factors += spec.rank * (layer.d_in + layer.d_out)
-    quantized = spec.bits + groups * (16 + spec.bits) / weights
+    quantized = spec.bits + groups * (16 + zero_bits) / weights
     adapter = 16 * factors / weights
     return BitsPerWeight(
         weights=round(quantized, 4), adapter=round(adapter, 4), total=round(quantized + adapter, 4)

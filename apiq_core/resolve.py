@@ -4,11 +4,15 @@ Torch-free like `apiq_core.inspect`: the service does this before it accepts a j
 """
 
 from apiq_core.config import (
+    ADAPTER_NEEDED,
     GROUP_SIZES,
+    NORMAL_FLOAT,
     PER_CHANNEL,
     RECIPES,
+    WITHOUT_ADAPTER,
     Calibration,
     Evaluation,
+    Format,
     QuantizeConfig,
     Training,
 )
@@ -18,13 +22,17 @@ from apiq_core.inspect import ModelFacts
 DEFAULT_GROUP_SIZES = (64, 32, PER_CHANNEL)
 MAX_DEFAULT_RANK = 64
 DEFAULT_ADAPTER_BITS = 0.4  # per quantized weight
+NORMAL_FLOAT_BITS = (2, 3, 4)
 
-# what a gradient phase needs, by recipe
+# what a gradient phase needs, by recipe, or by method where it has none
 TRAINING_DEFAULTS: dict[str, Training] = {
     "paper": Training(
         epochs=20, batch_size=1, lr_quantizer=5e-3, lr_adapter=5e-4, weight_decay=0.1
     ),
     "fast": Training(epochs=2, batch_size=4, lr_quantizer=3e-3, lr_adapter=3e-3, weight_decay=0.0),
+    "omniquant": Training(
+        epochs=20, batch_size=1, lr_quantizer=5e-3, lr_adapter=0.0, weight_decay=0.0
+    ),
 }
 
 
@@ -37,9 +45,10 @@ def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:
     return config.model_copy(
         update={
             "recipe": recipe,
+            "formats": _resolve_formats(config),
             "group_size": _resolve_group_size(config, facts),
             "rank": _resolve_rank(config, facts),
-            "training": _resolve_training(config, recipe),
+            "training": _resolve_training(config, recipe or config.method),
             "calibration": _fits_context(config.calibration, "calibration", facts),
             "evaluation": _fits_context(config.evaluation, "evaluation", facts),
         }
@@ -60,6 +69,31 @@ def _resolve_recipe(config: QuantizeConfig) -> str | None:
             legal=list(legal),
         )
     return config.recipe
+
+
+def _resolve_formats(config: QuantizeConfig) -> list[Format]:
+    if config.method not in NORMAL_FLOAT:
+        return config.formats or ["compressed-tensors"]
+    if config.bits not in NORMAL_FLOAT_BITS:
+        raise UserError(
+            "illegal_bits",
+            f"method {config.method} has no normal float of {config.bits} bits; legal: "
+            + ", ".join(map(str, NORMAL_FLOAT_BITS)),
+            param="bits",
+            value=config.bits,
+            legal=list(NORMAL_FLOAT_BITS),
+        )
+    formats = config.formats or ["dense"]
+    if formats != ["dense"]:
+        raise UserError(
+            "illegal_format",
+            f"method {config.method} rounds to no uniform grid, which {formats[0]} would need; "
+            "legal: dense",
+            param="formats",
+            value=formats,
+            legal=["dense"],
+        )
+    return formats
 
 
 def _resolve_group_size(config: QuantizeConfig, facts: ModelFacts) -> int:
@@ -91,11 +125,11 @@ def _resolve_group_size(config: QuantizeConfig, facts: ModelFacts) -> int:
 
 
 def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int:
-    if config.method == "rtn":
+    if config.method in WITHOUT_ADAPTER:
         if config.rank:
             raise UserError(
                 "illegal_rank",
-                "method rtn has no adapter; rank must be 0 or left out",
+                f"method {config.method} has no adapter; rank must be 0 or left out",
                 param="rank",
                 value=config.rank,
                 legal=[0],
@@ -110,6 +144,14 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int:
         while rank > 1 and (16 * rank * factors / weights > DEFAULT_ADAPTER_BITS):
             rank //= 2
         return min(rank, largest_rank)
+    if config.rank == 0 and config.method in ADAPTER_NEEDED:
+        raise UserError(
+            "illegal_rank",
+            f"method {config.method} is about its adapter; rank must be 1 to {largest_rank}",
+            param="rank",
+            value=0,
+            legal=[1, largest_rank],
+        )
     if config.rank > largest_rank:
         raise UserError(
             "rank_too_large",
@@ -122,7 +164,7 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int:
     return config.rank
 
 
-def _resolve_training(config: QuantizeConfig, recipe: str | None) -> Training:
+def _resolve_training(config: QuantizeConfig, recipe: str) -> Training:
     given = config.training.model_dump(exclude_none=True)
     if recipe not in TRAINING_DEFAULTS:
         if given:
@@ -134,6 +176,13 @@ def _resolve_training(config: QuantizeConfig, recipe: str | None) -> Training:
                 value=given[name],
             )
         return config.training
+    if config.method in WITHOUT_ADAPTER and given.get("lr_adapter"):
+        raise UserError(
+            "no_adapter",
+            f"method {config.method} has no adapter; leave out training.lr_adapter",
+            param="training.lr_adapter",
+            value=given["lr_adapter"],
+        )
     return TRAINING_DEFAULTS[recipe].model_copy(update=given)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from apiq_core.block import Layers, QuantizedLayer
 from apiq_core.lowrank import LowRank
-from apiq_core.quantizer import round_scale, to_groups, to_integers
+from apiq_core.quantizer import QuantizedWeight, round_scale, to_groups, to_integers
 
 
 class ScaledLinear:
@@ -17,7 +17,8 @@ class ScaledLinear:
 
     def __init__(self, start: QuantizedLayer) -> None:
         weight = start.weight
-        self.start = start
+        assert isinstance(weight, QuantizedWeight)
+        self.stored = weight
         zeros = weight.zero_points.float().unsqueeze(2)
         self.integers = to_groups(weight.codes.float(), weight.group_size) - zeros
         self.scales = weight.scales.float()
@@ -32,7 +33,7 @@ class ScaledLinear:
         return q.flatten(1) + self.b @ self.a
 
     def result(self) -> QuantizedLayer:
-        weight = self.start.weight
+        weight = self.stored
         scales = round_scale(self.scales * self.log_factor.exp())
         return QuantizedLayer(
             to_integers(weight.codes, scales, weight.zero_points, weight.bits),

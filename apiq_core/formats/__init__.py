@@ -1,11 +1,12 @@
 """Checkpoint formats by name: how one quantized layer is stored, and how config.json says so.
 
-A format is a module with `pack_layer`, `unpack_layer` and `quantization_config`.
+A format is a module with `pack_layer`, `unpack_layer` and `quantization_config` (None: no reader
+needs to be told).
 """
 
 from types import ModuleType
 
 from apiq_core.config import Format
-from apiq_core.formats import compressed_tensors
+from apiq_core.formats import compressed_tensors, dense
 
-FORMATS: dict[Format, ModuleType] = {"compressed-tensors": compressed_tensors}
+FORMATS: dict[Format, ModuleType] = {"compressed-tensors": compressed_tensors, "dense": dense}
