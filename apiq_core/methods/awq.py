@@ -35,7 +35,7 @@ def quantize_block(
     for names in block.input_groups:
         check_stop()
         if (producer := producer_of.get(names[0])) is not None:
-            _rescale(block, weights, names, producer, inputs[names[0]])
+            rescale(block, weights, names, producer, inputs[names[0]])
     layers: Layers = {}
     for names in block.input_groups:
         for name in names:
@@ -73,14 +73,15 @@ def input_statistics(block: Block) -> dict[str, InputStatistics]:
     return {name: InputStatistics(s.h / tokens, s.magnitude / tokens) for name, s in found.items()}
 
 
-def _rescale(
+def rescale(
     block: Block,
     weights: dict[str, Tensor],
     names: list[str],
     producer: str,
     inputs: InputStatistics,
 ) -> None:
-    """Change, in place, the `weights` of a producer and of the layers that receive its output."""
+    """Change, in place, the `weights` of a producer and of the layers `names`, which receive its
+    output, and what is known of that, `inputs`."""
     layers = {name: weights[f"{name}.weight"].float() for name in names}
     least, best_scales = torch.inf, torch.ones_like(inputs.magnitude)
     for wanted in candidate_scales(inputs.magnitude):

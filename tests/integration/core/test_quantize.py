@@ -116,6 +116,24 @@ def test_every_method_is_read_by_stock_tools(
         assert report.kl["quantized_with_adapter"] < report.kl["rtn"]
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_awq_stores_the_norms_that_belong_to_its_weights(architecture: str, tmp_path: Path) -> None:
+    model_dir = make_tiny(tmp_path / "source", architecture)
+    tensors = load_file(model_dir / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith(("input_layernorm.weight", "pre_feedforward_layernorm.weight")):
+            tensor[::7] = 20.0  # channels worth to be scaled
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+
+    report = quantize(model_dir, tmp_path / "out", small_config(method="awq", bits=3))
+
+    assert report.kl is not None and report.kl["quantized"] < 0.9 * report.kl["rtn"]
+    stored = load_file(tmp_path / "out" / "model" / "model-00002-of-00003.safetensors")
+    norm = "model.layers.0.input_layernorm.weight"
+    assert stored[norm].dtype == tensors[norm].dtype
+    assert (stored[norm][::7] < 0.8 * tensors[norm][::7]).all()
+
+
 def test_dense_weights_are_the_values_of_the_packed_ones(tiny: Path, tmp_path: Path) -> None:
     for name in ("dense", "compressed-tensors"):
         quantize(tiny, tmp_path / name, small_config(method="rtn", formats=[name]))

@@ -102,8 +102,13 @@ def assert_same(out_dir: Path, undisturbed: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"method": "apiq-lw", "bits": 3}, {"recipe": "paper", "training": {"epochs": 1}}],
-    ids=["fast", "closed-form", "paper"],
+    [
+        {},
+        {"method": "apiq-lw", "bits": 3},
+        {"recipe": "paper", "training": {"epochs": 1}},
+        {"method": "apiq-lw", "recipe": "paper", "training": {"epochs": 1}},
+    ],
+    ids=["fast", "closed-form", "paper", "layer-wise-paper"],
 )
 def test_stopped_after_any_block(fields: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
     Run(tiny, tmp_path / "undisturbed", fields)

@@ -1,5 +1,7 @@
 """The baselines on one small block: each is better at what it is about than plain rounding."""
 
+import copy
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,18 @@ def test_what_awq_rescales_is_the_same_block(architecture: str, tmp_path: Path) 
     assert float((out - block.stream.y).norm() / block.stream.y.norm()) < 1e-5
     for name in changed:
         assert not torch.equal(weights[name], block.teacher[name]), name
+
+
+def test_what_awq_knows_of_a_rescaled_input_is_what_it_becomes(tmp_path: Path) -> None:
+    block = small_block(tmp_path, num_key_value_heads=4)
+    before = awq.input_statistics(block)
+    for names in block.input_groups:
+        weights = dict(block.teacher)
+        inputs = copy.deepcopy(before[names[0]])
+        awq.rescale(block, weights, names, producers(block)[names[0]], inputs)
+        after = awq.input_statistics(dataclasses.replace(block, teacher=weights))[names[0]]
+        assert torch.allclose(inputs.h, after.h, rtol=1e-3, atol=1e-4 * float(after.h.max())), names
+        assert not torch.allclose(inputs.h, before[names[0]].h, rtol=0.05), names
 
 
 def test_with_grouped_queries_v_produces_no_input_of_o(tmp_path: Path) -> None:
