@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from apiq_core.adapters import ADAPTERS
 from apiq_core.adapters.lora import no_adapter
-from apiq_core.block import Layers, QuantizedLayer
+from apiq_core.block import BlockResult, Layers, QuantizedLayer
 from apiq_core.checkpoint import Checkpoint, disk_errors, write_tensors, write_text
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.formats import FORMATS, MIXED
@@ -44,7 +45,7 @@ class Artifact:
     def __post_init__(self) -> None:
         self.adapter_bytes = 0  # of the adapter's tensors, once it is written
         formats = FORMATS if self.config.bits_per_weight is None else MIXED
-        self._format = formats[self.config.formats[0]]
+        self._format = formats[self.config.main_format()]
         self._adapter = ADAPTERS[self.config.adapter]
         self._polished = False  # the blocks to read are those that the polish left
 
@@ -53,17 +54,20 @@ class Artifact:
         index: int,
         teacher: Weights,
         source: Checkpoint,
-        layers: Layers,
+        result: BlockResult,
         metadata: Mapping[str, str],
     ) -> None:
-        """Pack one block; what is not a quantized weight keeps the source's dtype and bytes."""
+        """Pack one block; what is not a quantized weight keeps the source's dtype and, unless it
+        was rescaled, bytes."""
         prefix = self.skeleton.block_name(index)
+        layers, rescaled = result.layers, result.rescaled or teacher
         quantized = {f"{name}.weight" for name in layers}
-        tensors = {
-            f"{prefix}.{name}": source.load(f"{prefix}.{name}")
-            for name in teacher
-            if name not in quantized
-        }
+        tensors: dict[str, Tensor] = {}
+        for name in teacher.keys() - quantized:
+            tensor = source.load(f"{prefix}.{name}")
+            if rescaled[name] is not teacher[name]:
+                tensor = rescaled[name].to(tensor.dtype)
+            tensors[f"{prefix}.{name}"] = tensor
         tensors |= self._layer_tensors(prefix, layers)
         with disk_errors():
             blocks_dir(self.out_dir).mkdir(parents=True, exist_ok=True)
@@ -82,6 +86,18 @@ class Artifact:
             adapter = self._adapter.read(tensors) if has_adapter else no_adapter(weight.codes)
             layers[name] = QuantizedLayer(weight, adapter)
         return layers
+
+    def read_rest(self, index: int) -> dict[str, Tensor]:
+        """The block's other tensors as they were stored, in the compute dtype."""
+        prefix = self.skeleton.block_name(index) + "."
+        linear = tuple(f"{name}." for name in self.skeleton.linears)
+        with safe_open(self._file(index), framework="pt") as stored:
+            names = [key.removeprefix(prefix) for key in stored.keys()]  # noqa: SIM118
+            return {
+                name: stored.get_tensor(prefix + name).to(self.skeleton.device, self.skeleton.dtype)
+                for name in names
+                if not name.startswith(linear) or name.endswith(".bias")
+            }
 
     def replace_layers(self, layers_of: Callable[[int], Layers]) -> None:
         """Put other layers in the place of every block's.
@@ -150,11 +166,9 @@ class Artifact:
 
     def _model_config(self, model_dir: Path) -> dict[str, Any]:
         """The source's own config.json; files re-saved by another version are misread by older."""
-        return read_json(model_dir / "config.json") | {
-            "quantization_config": self._format.quantization_config(
-                self._layers(), self.skeleton.dense_linears
-            )
-        }
+        quantization = self._format.quantization_config(self._layers(), self.skeleton.dense_linears)
+        config = read_json(model_dir / "config.json")
+        return config | ({"quantization_config": quantization} if quantization else {})
 
     def _layers(self) -> dict[str, LayerSpec]:
         """Every quantized layer by its name inside the model, in the order of the blocks."""
@@ -185,6 +199,6 @@ class Artifact:
 def without_adapter(layers: Layers) -> Layers:
     """The same quantized weights alone."""
     return {
-        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.codes))
+        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.dequantize()))
         for name, layer in layers.items()
     }

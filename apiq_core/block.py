@@ -11,6 +11,7 @@ from apiq_core.adapters import Adapter, to_dtype
 from apiq_core.config import LayerSpec
 from apiq_core.quantizer import QuantizedWeight
 from apiq_core.skeleton import Weights, run_block
+from apiq_core.stored_weight import StoredWeight
 from apiq_core.stream import Stream
 
 
@@ -47,8 +48,14 @@ class Block:
 class QuantizedLayer:
     """What is stored of one linear layer."""
 
-    weight: QuantizedWeight
+    weight: StoredWeight
     adapter: Adapter
+
+    @property
+    def integers(self) -> QuantizedWeight:
+        """The weight, which must be one that is packed."""
+        assert isinstance(self.weight, QuantizedWeight)
+        return self.weight
 
     def merged(self, dtype: torch.dtype) -> Tensor:
         """The effective weight (O, I) of the artifact's values, computed in fp32, in `dtype`."""
@@ -64,6 +71,8 @@ class BlockResult:
     """The quantized layers by name, and how the gradient phase went."""
 
     layers: Layers
+    # an equivalent block of other full-precision weights that `layers` are the quantization of
+    rescaled: Weights | None = None
     train_loss: list[float] = field(default_factory=list)  # per epoch
     held_out_loss: list[float] = field(default_factory=list)  # before training, then per epoch
     warning: str | None = None
@@ -75,6 +84,6 @@ def replace_weights(teacher: Weights, replacements: Mapping[str, Tensor]) -> dic
 
 
 def student_weights(teacher: Weights, layers: Layers) -> dict[str, Tensor]:
-    """The block's weights as the artifact will give them."""
+    """The block's weights as the artifact will give them; the teacher gives what no layer does."""
     dtype = next(iter(teacher.values())).dtype
     return replace_weights(teacher, {name: layer.merged(dtype) for name, layer in layers.items()})

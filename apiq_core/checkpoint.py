@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -49,18 +49,14 @@ class Checkpoint:
         return tensor if dtype is None else tensor.to(dtype)
 
     def load_under(
-        self,
-        prefix: str,
-        dtype: torch.dtype,
-        device: torch.device,
-        left_out: Collection[str] = (),
+        self, prefix: str, dtype: torch.dtype, device: torch.device
     ) -> dict[str, Tensor]:
         """All tensors whose name starts with `prefix.`, by the rest of their name."""
         start = prefix + "."
         return {
             name.removeprefix(start): self.load(name, dtype).to(device, non_blocking=True)
             for name in self._holder
-            if name.startswith(start) and name.removeprefix(start) not in left_out
+            if name.startswith(start)
         }
 
     def __enter__(self) -> Self:

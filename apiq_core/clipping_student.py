@@ -35,7 +35,9 @@ Adapt = Callable[[Tensor, LowRank], Adapter]  # Q and the start of a LoRA adapte
 class ClippedLinear:
     """Fake-quantized weight of one layer, (O, I) as (O, N, G) groups, in its adapter."""
 
-    def __init__(self, weight: Tensor, spec: LayerSpec, adapt: Adapt) -> None:
+    def __init__(
+        self, weight: Tensor, spec: LayerSpec, adapt: Adapt = lambda q, low_rank: low_rank
+    ) -> None:
         self.bits = spec.bits
         self.groups = to_groups(weight, spec.group_size)
         self.low, self.high = extrema(self.groups)  # (O, N)

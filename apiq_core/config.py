@@ -13,20 +13,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Bits = Literal[2, 3, 4, 8]
 WIDTHS: tuple[int, ...] = get_args(Bits)
-Method = Literal["apiq-bw", "apiq-lw", "rtn"]
+Method = Literal[
+    "apiq-bw", "apiq-lw", "rtn", "gptq", "awq", "omniquant", "loftq", "qlora", "gptq-lora"
+]
 Recipe = Literal["paper", "fast", "best", "closed-form"]
-Format = Literal["compressed-tensors"]
+Format = Literal["compressed-tensors", "dense"]
 AdapterName = Literal["lora", "dora", "ia3"]
 
 # the recipes of each method, the default first
 RECIPES: dict[Method, tuple[Recipe, ...]] = {
     "apiq-bw": ("fast", "best", "paper"),
-    "apiq-lw": ("closed-form",),
+    "apiq-lw": ("closed-form", "paper"),
     "rtn": (),
+    "gptq": (),
+    "awq": (),
+    "omniquant": (),
+    "loftq": (),
+    "qlora": (),
+    "gptq-lora": (),
 }
+WITHOUT_ADAPTER: frozenset[Method] = frozenset({"rtn", "gptq", "awq", "omniquant"})
+ADAPTER_NEEDED: frozenset[Method] = frozenset({"loftq", "qlora", "gptq-lora"})
+DATA_FREE: frozenset[Method] = frozenset({"rtn", "loftq", "qlora"})  # calibrate on nothing
+# their codes stand for the values of a table, not for steps of a uniform grid
+NORMAL_FLOAT: frozenset[Method] = frozenset({"qlora"})
 
 # those whose gradient phase trains any adapter; the others fit LoRA factors, or none
-ADAPTER_RECIPES: tuple[Recipe, ...] = ("fast", "paper")
+ADAPTER_RECIPES: tuple[Recipe, ...] = ("fast", "best", "paper")
 
 GROUP_SIZES = (32, 64, 128)
 PER_CHANNEL = -1
@@ -86,23 +99,27 @@ class Evaluation(_Strict):
 
 
 class Training(_Strict):
-    """The gradient phase of `apiq-bw`. Defaults depend on the recipe."""
+    """The gradient phase. Defaults depend on the recipe; those of `omniquant` are its paper's."""
 
     epochs: int | None = Field(
         None,
         ge=0,
         le=100,
-        description="Passes over the calibration windows. paper: 20, fast: 2, best: 4.",
+        description="Passes over the calibration windows. paper, omniquant: 20, fast: 2, best: 4.",
     )
     batch_size: int | None = Field(
-        None, ge=1, le=256, description="Windows a step. paper: 1, fast and best: 4."
+        None,
+        ge=1,
+        le=256,
+        description="Windows a step. paper, omniquant: 1, fast and best: 4. `apiq-lw` takes as "
+        "many steps, each on the sums over all windows.",
     )
     lr_quantizer: float | None = Field(
         None,
         ge=0,
         le=1,
         description="Learning rate of the quantizer's parameters. "
-        "paper: 5e-3 (clipping logits), fast and best: 3e-3 (scales, relative).",
+        "paper, omniquant: 5e-3 (clipping logits), fast and best: 3e-3 (scales, relative).",
     )
     lr_adapter: float | None = Field(
         None,
@@ -111,7 +128,10 @@ class Training(_Strict):
         description="Learning rate of the adapter. paper: 5e-4, fast and best: 3e-3.",
     )
     weight_decay: float | None = Field(
-        None, ge=0, le=1, description="AdamW's weight decay. paper: 0.1, fast and best: 0."
+        None,
+        ge=0,
+        le=1,
+        description="AdamW's weight decay. paper: 0.1, omniquant, fast and best: 0.",
     )
     lr_rounding: float | None = Field(
         None,
@@ -128,7 +148,7 @@ class Training(_Strict):
         "block. best: 4, others: 0.",
     )
     polish_lr: float | None = Field(
-        None, ge=0, le=1, description="Learning rate of the polish. best: 1e-3."
+        None, ge=0, le=1, description="Learning rate of the polish. 1e-3."
     )
 
 
@@ -179,14 +199,16 @@ class QuantizeConfig(_Strict):
     )
     method: Method = Field(
         "apiq-bw",
-        description="`apiq-bw` block-wise ApiQ, `apiq-lw` layer-wise ApiQ, `rtn` plain "
-        "round-to-nearest without adapter (a baseline).",
+        description="`apiq-bw` block-wise ApiQ, `apiq-lw` layer-wise ApiQ. Baselines without "
+        "adapter: `rtn` plain round-to-nearest, `gptq`, `awq` and `omniquant`; with one: `loftq`, "
+        "and `qlora` (normal float, at 2 to 4 bits) and `gptq-lora`, whose adapter starts at zero.",
     )
     recipe: Recipe | None = Field(
         None,
         description="`apiq-bw`: `fast` (default: closed-form start, then a short gradient phase), "
         "`best` (the rounding is trained too, and the whole model at the end; several times "
-        "slower) or `paper` (the paper's optimiser). `apiq-lw`: `closed-form`.",
+        "slower) or `paper` (the paper's optimiser). `apiq-lw`: `closed-form` (default) or "
+        "`paper`. Baselines have none.",
     )
     rank: int | None = Field(
         None,
@@ -201,16 +223,24 @@ class QuantizeConfig(_Strict):
         "factors, `dora` the same and a magnitude per output channel, `ia3` one vector per layer "
         "that scales its output or its input. `dora` and `ia3` need `apiq-bw`.",
     )
-    formats: list[Format] = Field(
-        ["compressed-tensors"],
+    formats: list[Format] | None = Field(
+        None,
         min_length=1,
         max_length=1,
-        description="Checkpoint formats to publish; the first is `model/`.",
+        description="Checkpoint formats to publish; the first is `model/`. `compressed-tensors` "
+        "(default) packs the integers, `dense` holds the values they stand for in bf16: as large "
+        "as the original, and the only one that can hold `qlora`.",
     )
     calibration: Calibration = Field(default_factory=Calibration)  # type: ignore[arg-type]
     evaluation: Evaluation = Field(default_factory=Evaluation)  # type: ignore[arg-type]
     training: Training = Field(default_factory=Training)  # type: ignore[arg-type]
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the windows.")
+
+    def main_format(self) -> Format:
+        """That of `model/`; for a config that `resolve` has filled in."""
+        if self.formats is None:
+            raise ValueError("the config is not resolved")
+        return self.formats[0]
 
     # checks of fields, not of the model, so that an error names its field
     @field_validator("bits_per_weight")

@@ -65,7 +65,7 @@ def evaluate(
 
 
 def _weights_by_network(artifact: Artifact, teacher: Weights, index: int) -> dict[str, Weights]:
-    layers = artifact.read_block(index)
+    layers, rest = artifact.read_block(index), artifact.read_rest(index)
     rtn = {}
     for name, spec in artifact.plan[index].items():
         weight = teacher[f"{name}.weight"].float()
@@ -74,8 +74,8 @@ def _weights_by_network(artifact: Artifact, teacher: Weights, index: int) -> dic
     return {
         FULL_PRECISION: teacher,
         "rtn": student_weights(teacher, rtn),
-        "quantized": student_weights(teacher, without_adapter(layers)),
-        "quantized_with_adapter": student_weights(teacher, layers),
+        "quantized": student_weights(rest, without_adapter(layers)),
+        "quantized_with_adapter": student_weights(rest, layers),
     }
 
 

@@ -10,6 +10,8 @@ from apiq_core.report_text import (
     calibrated_on,
     has_adapter,
     how,
+    is_dense,
+    is_mixed,
     measured_on,
     networks,
     size,
@@ -55,7 +57,8 @@ def model_card(report: dict[str, Any]) -> str:
 
 def _front_matter(report: dict[str, Any]) -> str:
     model, bits = str(report["model"]), report["config"]["bits"]
-    tags = ["apiq", report["config"]["method"], "compressed-tensors"]
+    packed = [] if is_dense(report) else ["compressed-tensors"]
+    tags = ["apiq", report["config"]["method"], *packed]
     if bits is not None:
         tags.append(f"{bits}-bit")
     named = HUB_ID.fullmatch(model) is not None  # hubs refuse cards that name anything else
@@ -71,7 +74,10 @@ def _front_matter(report: dict[str, Any]) -> str:
 
 def _what_it_is(report: dict[str, Any]) -> str:
     stored = report["bytes"]
-    files = f"`model/` ({size(stored.get('model', 0))}) holds packed integer weights"
+    content = (
+        "the values of quantized weights in bf16" if is_dense(report) else "packed integer weights"
+    )
+    files = f"`model/` ({size(stored.get('model', 0))}) holds {content}"
     if has_adapter(report):
         files += (
             f", `adapter/` ({size(stored.get('adapter', 0))}) a PEFT adapter that corrects what "
@@ -108,16 +114,20 @@ def _load(report: dict[str, Any]) -> str:
     if has_adapter(report):
         lines.insert(0, "from peft import PeftModel")
         lines.insert(4, 'model = PeftModel.from_pretrained(model, "adapter")')
-        if report["config"]["bits"] is None:
+        if is_mixed(report):
             lines.insert(4, UNPACK)
-    mixed = report["config"]["bits"] is None
-    when = "before they are first used" if mixed else "as it loads them"
+    when = "before they are first used" if is_mixed(report) else "as it loads them"
+    size_in_memory = (
+        "The files are as large as the original's, and so is the model in memory."
+        if is_dense(report)
+        else f"transformers unpacks the weights {when}: the files are small, the model in memory "
+        "is as large as the original."
+    )
     return "\n\n".join(
         [
             _code("sh", f"pip install torch {READERS}"),
             _code("python", "\n".join(lines)),
-            f"transformers unpacks the weights {when}: the files are small, the model in memory is "
-            "as large as the original.",
+            size_in_memory,
         ]
     )
 

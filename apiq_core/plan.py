@@ -30,13 +30,13 @@ def factor_bytes(layer: LinearShape, rank: int) -> int:
     return FACTOR_BYTES * rank * (layer.d_in + layer.d_out)
 
 
-def bits_per_weight(plan: Plan, facts: ModelFacts, *, mixed: bool) -> float:
+def bits_per_weight(plan: Plan, facts: ModelFacts, zero_point_bits: int | None = None) -> float:
     """Of the weights alone: codes, fp16 scales and zero points.
 
-    `mixed` says that widths may differ, for which zero points take `MIXED_ZERO_POINT_BITS`.
+    Zero points take as many bits as codes, or `zero_point_bits`.
     """
     stored = sum(
-        weight_bytes(layer, spec, MIXED_ZERO_POINT_BITS if mixed else spec.bits)
+        weight_bytes(layer, spec, spec.bits if zero_point_bits is None else zero_point_bits)
         for specs in plan
         for layer in facts.linears
         for spec in [specs[layer.name]]

@@ -106,7 +106,7 @@ class _Network:
         tokens: Tensor,
         stream: Stream,
     ) -> None:
-        self._skeleton, self._source, self._artifact = skeleton, source, artifact
+        self._skeleton, self._artifact = skeleton, artifact
         self._stream = stream
         self._hidden, self._calls = skeleton.embed(source, tokens)
         self._head = skeleton.head(source)
@@ -127,7 +127,7 @@ class _Network:
     def result(self, index: int) -> Layers:
         stored = self._artifact.read_block(index)
         return {
-            name: layer.result(stored[name].weight) for name, layer in self.blocks[index].items()
+            name: layer.result(stored[name].integers) for name, layer in self.blocks[index].items()
         }
 
     def step(self, members: Tensor, check_stop: Callable[[], None]) -> float:
@@ -168,10 +168,10 @@ class _Network:
     def _run(self, index: int, hidden: Tensor) -> Tensor:
         stored = self._artifact.read_block(index)
         weights = {
-            name: layer.weight(stored[name].weight).to(hidden.dtype)
+            name: layer.weight(stored[name].integers).to(hidden.dtype)
             for name, layer in self.blocks[index].items()
         }
-        rest = self._skeleton.load_block(self._source, index, linears=False)
+        rest = self._artifact.read_rest(index)
         module, call = self._skeleton.blocks[index], self._calls[index]
         return run_block(module, replace_weights(rest, weights), hidden, call)
 

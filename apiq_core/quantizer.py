@@ -27,6 +27,10 @@ class QuantizedWeight:
     bits: int
 
     @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    @property
     def group_size(self) -> int:
         return self.codes.shape[1] // self.scales.shape[1]
 

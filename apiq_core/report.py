@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from apiq_core import __version__
 from apiq_core.block import Block, BlockResult
 from apiq_core.calibration import Windows
-from apiq_core.config import QuantizeConfig
+from apiq_core.config import NORMAL_FLOAT, QuantizeConfig
 from apiq_core.device import matmul_dtype
 from apiq_core.evaluate import Scores
 from apiq_core.inspect import ModelFacts
 from apiq_core.layer_errors import LayerError
 from apiq_core.meter import Meter
-from apiq_core.plan import Plan, bits_per_weight
+from apiq_core.plan import MIXED_ZERO_POINT_BITS, Plan, bits_per_weight
 from apiq_core.polish import Polished
 
 MAX_LISTED_TOKENS = 65_536
@@ -165,8 +165,13 @@ class Report(BaseModel):
             )
 
     def describe_plan(self, plan: Plan, facts: ModelFacts) -> None:
-        mixed = self.config.bits_per_weight is not None
-        self.bits_per_weight = BitsPerWeight.of(bits_per_weight(plan, facts, mixed=mixed), 0)
+        zero_point_bits = None
+        if self.config.bits_per_weight is not None:
+            zero_point_bits = MIXED_ZERO_POINT_BITS
+        elif self.config.method in NORMAL_FLOAT:
+            zero_point_bits = 0
+        weights = bits_per_weight(plan, facts, zero_point_bits)
+        self.bits_per_weight = BitsPerWeight.of(weights, 0)
 
     def add_scores(self, scores: Scores) -> None:
         self.perplexity, self.kl = scores.perplexity, scores.kl

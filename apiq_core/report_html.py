@@ -24,6 +24,7 @@ from apiq_core.report_text import (
     finite,
     has_adapter,
     how,
+    is_dense,
     measured_on,
     networks,
     number,
@@ -119,7 +120,8 @@ def _where_bits_went(report: dict[str, Any]) -> Html:
         ("b", "scales and zero points", bits["weights"] - code),
         ("c", "adapter", bits["adapter"]),
     ]
-    stored, packed = report["bytes"], report["quantized_weight_count"] * bits["weights"] / 8
+    stored, stored_bits = report["bytes"], 16 if is_dense(report) else bits["weights"]
+    packed = report["quantized_weight_count"] * stored_bits / 8
     rest = max(0, stored.get("model", 0) - packed)
     files = [
         ("a", "quantized weights", packed),

@@ -4,11 +4,21 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from apiq_core.config import PER_CHANNEL
+from apiq_core.config import DATA_FREE, PER_CHANNEL, Method
 
 NOT_FINITE = "not finite"
 ABSENT = "—"
-METHODS = {"apiq-bw": "block-wise ApiQ", "apiq-lw": "layer-wise ApiQ", "rtn": "round to nearest"}
+METHODS: dict[Method, str] = {
+    "apiq-bw": "block-wise ApiQ",
+    "apiq-lw": "layer-wise ApiQ",
+    "rtn": "round to nearest",
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "omniquant": "OmniQuant (weight clipping)",
+    "loftq": "LoftQ",
+    "qlora": "QLoRA (normal float)",
+    "gptq-lora": "GPTQ-LoRA",
+}
 ADAPTERS = {"lora": "LoRA", "dora": "DoRA", "ia3": "IA3"}
 TEXTS = {"builtin": "Python's language reference (builtin)", "wikitext2": "WikiText-2"}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -82,6 +92,16 @@ def width(report: dict[str, Any]) -> str:
     return f"{config['bits_per_weight']:g} bits per weight"
 
 
+def is_mixed(report: dict[str, Any]) -> bool:
+    """Whether packed layers differ in width."""
+    return report["config"]["bits"] is None and not is_dense(report)
+
+
+def is_dense(report: dict[str, Any]) -> bool:
+    """Whether `model/` holds plain weights, not packed integers."""
+    return bool(report["config"]["formats"] == ["dense"])
+
+
 def networks(report: dict[str, Any]) -> list[Network]:
     """Full precision, plain RTN, and what was made, without and with its adapter."""
     bits, stored = report["bits_per_weight"], report["bytes"]
@@ -137,7 +157,7 @@ def measured_on(report: dict[str, Any]) -> str:
     text = report.get("evaluation")
     if text is None:
         return "Perplexity and KL were not measured (evaluation.samples is 0)."
-    if report["config"]["method"] == "rtn":
+    if report["config"]["method"] in DATA_FREE:
         where = ""
     elif text["in_domain"]:
         where = ": in-domain, another part of the text that was calibrated on"
@@ -153,7 +173,8 @@ def calibrated_on(report: dict[str, Any]) -> str:
     """On which text the model was calibrated."""
     text = report.get("calibration")
     if text is None or not text["train_windows"]:
-        return "Nothing was calibrated: round to nearest looks at the weights alone."
+        method = METHODS[report["config"]["method"]]
+        return f"Nothing was calibrated: {method} looks at the weights alone."
     return (
         f"Calibrated on {text['tokens']:,} tokens of {_name(text['source'])}, "
         f"in {text['train_windows']} windows of {text['length']}; "

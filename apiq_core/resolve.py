@@ -4,13 +4,17 @@ Torch-free like `apiq_core.inspect`: the service does this before it accepts a j
 """
 
 from apiq_core.config import (
+    ADAPTER_NEEDED,
     ADAPTER_RECIPES,
     GROUP_SIZES,
+    NORMAL_FLOAT,
     PER_CHANNEL,
     RECIPES,
     WIDTHS,
+    WITHOUT_ADAPTER,
     Calibration,
     Evaluation,
+    Format,
     LayerSpec,
     QuantizeConfig,
     Recipe,
@@ -18,17 +22,18 @@ from apiq_core.config import (
 )
 from apiq_core.errors import UserError
 from apiq_core.inspect import ModelFacts
-from apiq_core.plan import bits_per_weight
+from apiq_core.plan import MIXED_ZERO_POINT_BITS, bits_per_weight
 
 DEFAULT_GROUP_SIZES = (64, 32, PER_CHANNEL)
 MAX_DEFAULT_RANK = 64
 DEFAULT_ADAPTER_BITS = 0.4  # per quantized weight
+NORMAL_FLOAT_BITS = (2, 3, 4)
 
 # those that give each layer a width and a rank of its own
 BUDGET_METHODS = ("apiq-bw", "apiq-lw")
 BUDGET_ADAPTERS = ("lora",)
 
-# what a gradient phase needs, by recipe
+# what a gradient phase needs, by recipe, or by method where it has none
 TRAINING_DEFAULTS: dict[str, Training] = {
     "paper": Training(
         epochs=20,
@@ -60,6 +65,16 @@ TRAINING_DEFAULTS: dict[str, Training] = {
         polish_epochs=4,
         polish_lr=1e-3,
     ),
+    "omniquant": Training(
+        epochs=20,
+        batch_size=1,
+        lr_quantizer=5e-3,
+        lr_adapter=0.0,
+        weight_decay=0.0,
+        lr_rounding=0.0,
+        polish_epochs=0,
+        polish_lr=1e-3,
+    ),
 }
 
 
@@ -76,9 +91,10 @@ def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:
     return config.model_copy(
         update={
             "recipe": recipe,
+            "formats": _resolve_formats(config),
             "group_size": group_size,
             "rank": _resolve_rank(config, facts),
-            "training": _resolve_training(config, recipe),
+            "training": _resolve_training(config, recipe or config.method),
             "calibration": _fits_context(config.calibration, "calibration", facts),
             "evaluation": _fits_context(config.evaluation, "evaluation", facts),
         }
@@ -102,18 +118,44 @@ def _resolve_recipe(config: QuantizeConfig) -> Recipe | None:
 
 
 def _check_adapter(config: QuantizeConfig, recipe: Recipe | None) -> None:
-    if config.adapter == "lora" or recipe in ADAPTER_RECIPES:
+    trains_any = config.method == "apiq-bw" and recipe in ADAPTER_RECIPES
+    if config.adapter == "lora" or trains_any:
         return
     raise UserError(
         "illegal_adapter",
         f"adapter {config.adapter} is trained, which needs method apiq-bw with recipe "
-        f"{' or '.join(ADAPTER_RECIPES)}, not method {config.method}"
+        f"fast, best or paper, not method {config.method}"
         + (f" with recipe {recipe}" if recipe else "")
         + "; legal here: lora",
         param="adapter",
         value=config.adapter,
         legal=["lora"],
     )
+
+
+def _resolve_formats(config: QuantizeConfig) -> list[Format]:
+    if config.method not in NORMAL_FLOAT:
+        return config.formats or ["compressed-tensors"]
+    if config.bits not in NORMAL_FLOAT_BITS:
+        raise UserError(
+            "illegal_bits",
+            f"method {config.method} has no normal float of {config.bits} bits; legal: "
+            + ", ".join(map(str, NORMAL_FLOAT_BITS)),
+            param="bits",
+            value=config.bits,
+            legal=list(NORMAL_FLOAT_BITS),
+        )
+    formats = config.formats or ["dense"]
+    if formats != ["dense"]:
+        raise UserError(
+            "illegal_format",
+            f"method {config.method} rounds to no uniform grid, which {formats[0]} would need; "
+            "legal: dense",
+            param="formats",
+            value=formats,
+            legal=["dense"],
+        )
+    return formats
 
 
 def _resolve_group_size(config: QuantizeConfig, facts: ModelFacts) -> int:
@@ -194,7 +236,7 @@ def _check_budget(config: QuantizeConfig, group_size: int, facts: ModelFacts) ->
     if not widths:
         _check_packable(WIDTHS[0], facts)  # raises, and says which layer
     smallest = [{layer.name: LayerSpec(widths[0], group_size, 0) for layer in facts.linears}]
-    least = bits_per_weight(smallest * facts.block_count, facts, mixed=True)
+    least = bits_per_weight(smallest * facts.block_count, facts, MIXED_ZERO_POINT_BITS)
     if config.bits_per_weight < least:
         raise UserError(
             "budget_too_small",
@@ -209,9 +251,13 @@ def _check_budget(config: QuantizeConfig, group_size: int, facts: ModelFacts) ->
 def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
     if config.bits_per_weight is not None:
         return None
-    if config.method == "rtn" or config.adapter == "ia3":
+    if config.method in WITHOUT_ADAPTER or config.adapter == "ia3":
         if config.rank:
-            which = "method rtn has no adapter" if config.method == "rtn" else "ia3 has no rank"
+            which = (
+                "adapter ia3 has no rank"
+                if config.adapter == "ia3"
+                else f"method {config.method} has no adapter"
+            )
             raise UserError(
                 "illegal_rank",
                 f"{which}; rank must be 0 or left out",
@@ -236,6 +282,14 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
         while rank > 1 and (16 * rank * factors / weights > DEFAULT_ADAPTER_BITS):
             rank //= 2
         return min(rank, largest_rank)
+    if config.rank == 0 and config.method in ADAPTER_NEEDED:
+        raise UserError(
+            "illegal_rank",
+            f"method {config.method} is about its adapter; rank must be 1 to {largest_rank}",
+            param="rank",
+            value=0,
+            legal=[1, largest_rank],
+        )
     if config.rank > largest_rank:
         raise UserError(
             "rank_too_large",
@@ -248,7 +302,7 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
     return config.rank
 
 
-def _resolve_training(config: QuantizeConfig, recipe: str | None) -> Training:
+def _resolve_training(config: QuantizeConfig, recipe: str) -> Training:
     given = config.training.model_dump(exclude_none=True)
     if recipe not in TRAINING_DEFAULTS:
         if given:
@@ -260,6 +314,13 @@ def _resolve_training(config: QuantizeConfig, recipe: str | None) -> Training:
                 value=given[name],
             )
         return config.training
+    if config.method in WITHOUT_ADAPTER and given.get("lr_adapter"):
+        raise UserError(
+            "no_adapter",
+            f"method {config.method} has no adapter; leave out training.lr_adapter",
+            param="training.lr_adapter",
+            value=given["lr_adapter"],
+        )
     return TRAINING_DEFAULTS[recipe].model_copy(update=given)
 
 

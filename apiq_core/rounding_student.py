@@ -19,7 +19,7 @@ class RoundedLinear:
     """One layer: codes u (O, N, G), zero points and a factor of each scale (O, N), an adapter."""
 
     def __init__(self, start: QuantizedLayer) -> None:
-        weight = start.weight
+        weight = start.integers
         self.bits = weight.bits
         self.start_scales = weight.scales.float()
         self.log_factor = torch.zeros_like(self.start_scales).requires_grad_()

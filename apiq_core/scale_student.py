@@ -22,7 +22,7 @@ class ScaledLinear:
     """One layer's trained parts: a factor of each scale (O, N), an adapter. The codes are lent."""
 
     def __init__(self, start: QuantizedLayer) -> None:
-        self.start_scales = start.weight.scales.float()
+        self.start_scales = start.integers.scales.float()
         self.log_factor = torch.zeros_like(self.start_scales).requires_grad_()
         self.adapter = trainable(start.adapter)
 
@@ -55,8 +55,12 @@ class ScaleStudent:
         ]
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: layer.weight(self.start[name].weight) for name, layer in self.layers.items()}
+        return {
+            name: layer.weight(self.start[name].integers) for name, layer in self.layers.items()
+        }
 
     @torch.no_grad()
     def result(self) -> Layers:
-        return {name: layer.result(self.start[name].weight) for name, layer in self.layers.items()}
+        return {
+            name: layer.result(self.start[name].integers) for name, layer in self.layers.items()
+        }

@@ -69,16 +69,9 @@ class Skeleton:
     def block_name(self, index: int) -> str:
         return f"{self.prefix}.{index}"
 
-    def load_block(
-        self, checkpoint: Checkpoint, index: int, *, linears: bool = True
-    ) -> dict[str, Tensor]:
-        """The full-precision weights of one block, in the compute dtype, on the device.
-
-        Without `linears` the weights that are quantized are left out.
-        """
-        left_out = () if linears else {f"{name}.weight" for name in self.linears}
-        name = self.block_name(index)
-        return checkpoint.load_under(name, self.dtype, self.device, left_out)
+    def load_block(self, checkpoint: Checkpoint, index: int) -> dict[str, Tensor]:
+        """The full-precision weights of one block, in the compute dtype, on the device."""
+        return checkpoint.load_under(self.block_name(index), self.dtype, self.device)
 
     def embed(self, checkpoint: Checkpoint, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
         """Hidden states before block 0 (windows, length, width), and each block's own arguments.

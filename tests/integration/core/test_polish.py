@@ -91,7 +91,7 @@ def test_the_streamed_gradient_is_that_of_the_whole_network(tiny: Path, tmp_path
         for index, module in enumerate(skeleton.blocks):
             stored = artifact.read_block(index)
             weights = {
-                name: layer.weight(stored[name].weight)
+                name: layer.weight(stored[name].integers)
                 for name, layer in network.blocks[index].items()
             }
             teacher = skeleton.load_block(source, index)

@@ -24,6 +24,7 @@ from apiq_core.events import Event
 from apiq_core.methods import apiq_bw
 from apiq_core.plan import Plan
 from apiq_core.quantize import quantize
+from apiq_core.report import Report
 from tests.tiny_models import ARCHITECTURES, make_tiny
 
 SMALL = {
@@ -56,6 +57,12 @@ def test_stock_tools_read_what_the_report_says(
 ) -> None:
     model_dir = make_tiny(tmp_path / "source", architecture)
     report = quantize(model_dir, tmp_path / "out", small_config(bits=bits, rank=4))
+    assert_stock_tools_agree(model_dir, tmp_path / "out", report)
+    assert report.kl is not None
+    assert report.kl["quantized_with_adapter"] < report.kl["rtn"]
+
+
+def assert_stock_tools_agree(model_dir: Path, out_dir: Path, report: Report) -> None:
     assert report.perplexity is not None and report.evaluation is not None
     windows = report.evaluation.token_ids
     assert windows is not None
@@ -63,16 +70,81 @@ def test_stock_tools_read_what_the_report_says(
     assert stock_perplexity(full, windows) == pytest.approx(
         report.perplexity["full_precision"], rel=1e-4
     )
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(out_dir / "model", dtype=torch.float32)
     assert stock_perplexity(model, windows) == pytest.approx(
         report.perplexity["quantized"], rel=5e-3
     )
-    adapted = PeftModel.from_pretrained(model, tmp_path / "out" / "adapter")
-    assert stock_perplexity(adapted, windows) == pytest.approx(
+    if report.config.rank:
+        model = PeftModel.from_pretrained(model, out_dir / "adapter")
+    assert (out_dir / "adapter").exists() == bool(report.config.rank)
+    assert stock_perplexity(model, windows) == pytest.approx(
         report.perplexity["quantized_with_adapter"], rel=5e-3
     )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+@pytest.mark.parametrize(
+    ("fields", "architecture"),
+    [
+        ({"method": "apiq-lw", "recipe": "paper", "rank": 4, "training": {"epochs": 1}}, "llama"),
+        ({"method": "gptq", "formats": ["dense"]}, "llama"),
+        # the norms of gemma, the biases of qwen2
+        ({"method": "awq"}, "gemma3_text"),
+        ({"method": "awq"}, "qwen2"),
+        ({"method": "omniquant", "training": {"epochs": 1}}, "llama"),
+        ({"method": "loftq", "rank": 4}, "llama"),
+        ({"method": "qlora", "rank": 4, "bits": 4}, "llama"),
+        ({"method": "qlora", "rank": 4, "bits": 2}, "llama"),
+        ({"method": "gptq-lora", "rank": 4}, "llama"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
+)
+def test_every_method_is_read_by_stock_tools(
+    fields: dict[str, Any], architecture: str, tmp_path: Path
+) -> None:
+    model_dir = make_tiny(tmp_path / "source", architecture, num_key_value_heads=4)
+    report = quantize(model_dir, tmp_path / "out", small_config(**fields))
+    assert_stock_tools_agree(model_dir, tmp_path / "out", report)
+    stored = json.loads((tmp_path / "out" / "model" / "config.json").read_text())
+    assert ("quantization_config" in stored) == (report.config.formats != ["dense"])
+    bits = report.config.bits
+    zero_bits = 0 if fields["method"] == "qlora" else bits
+    stored_bits = bits + (16 + zero_bits) / 64  # whatever the format
+    assert report.bits_per_weight.weights == pytest.approx(stored_bits, abs=1e-4)
     assert report.kl is not None
-    assert report.kl["quantized_with_adapter"] < report.kl["rtn"]
+    if fields["method"] in ("gptq-lora", "qlora"):  # an adapter that does nothing yet
+        assert report.kl["quantized_with_adapter"] == report.kl["quantized"]
+    if fields["method"] != "qlora":
+        assert report.kl["quantized_with_adapter"] < report.kl["rtn"]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_awq_stores_the_norms_that_belong_to_its_weights(architecture: str, tmp_path: Path) -> None:
+    model_dir = make_tiny(tmp_path / "source", architecture)
+    tensors = load_file(model_dir / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith(("input_layernorm.weight", "pre_feedforward_layernorm.weight")):
+            tensor[::7] = 20.0  # channels worth to be scaled
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+
+    report = quantize(model_dir, tmp_path / "out", small_config(method="awq", bits=3))
+
+    assert report.kl is not None and report.kl["quantized"] < 0.9 * report.kl["rtn"]
+    stored = load_file(tmp_path / "out" / "model" / "model-00002-of-00003.safetensors")
+    norm = "model.layers.0.input_layernorm.weight"
+    assert stored[norm].dtype == tensors[norm].dtype
+    assert (stored[norm][::7] < 0.8 * tensors[norm][::7]).all()
+
+
+def test_dense_weights_are_the_values_of_the_packed_ones(tiny: Path, tmp_path: Path) -> None:
+    for name in ("dense", "compressed-tensors"):
+        quantize(tiny, tmp_path / name, small_config(method="rtn", formats=[name]))
+    dense, packed = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name / "model", dtype=torch.float32)
+        for name in ("dense", "compressed-tensors")
+    )
+    for (name, one), other in zip(dense.named_parameters(), packed.parameters(), strict=True):
+        assert torch.equal(one, other.bfloat16().float()), name
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")

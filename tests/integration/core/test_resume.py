@@ -109,8 +109,9 @@ def assert_same(out_dir: Path, undisturbed: Path) -> None:
         {"recipe": "paper", "training": {"epochs": 1}},
         {"adapter": "dora"},
         BUDGET,
+        {"method": "apiq-lw", "recipe": "paper", "training": {"epochs": 1}},
     ],
-    ids=["fast", "closed-form", "paper", "dora", "budget"],
+    ids=["fast", "closed-form", "paper", "dora", "budget", "layer-wise-paper"],
 )
 def test_stopped_after_any_block(fields: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
     Run(tiny, tmp_path / "undisturbed", fields)

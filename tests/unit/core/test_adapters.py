@@ -117,7 +117,7 @@ FACTS = ModelFacts(
 @pytest.mark.parametrize(
     ("fields", "code", "said"),
     [
-        ({"adapter": "dora", "method": "apiq-lw"}, "illegal_adapter", "recipe fast or paper"),
+        ({"adapter": "dora", "method": "apiq-lw"}, "illegal_adapter", "recipe fast, best or paper"),
         ({"adapter": "ia3", "method": "rtn"}, "illegal_adapter", "method rtn; legal here: lora"),
         ({"adapter": "ia3", "rank": 4}, "illegal_rank", "ia3 has no rank"),
         ({"adapter": "dora", "rank": 0}, "illegal_rank", "rank of 1 or more"),

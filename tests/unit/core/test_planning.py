@@ -15,7 +15,13 @@ from apiq_core.errors import UserError
 from apiq_core.gptq import gptq, inverse_factor
 from apiq_core.inspect import LinearShape, ModelFacts, inspect_model
 from apiq_core.lowrank import exact_low_rank, residuals
-from apiq_core.plan import bits_per_weight, plan_from_text, plan_to_text, uniform_plan
+from apiq_core.plan import (
+    MIXED_ZERO_POINT_BITS,
+    bits_per_weight,
+    plan_from_text,
+    plan_to_text,
+    uniform_plan,
+)
 from apiq_core.planning import group_options, layer_losses, make_plan
 from apiq_core.resolve import packable_widths, resolve
 from apiq_core.sensitivity import sensitivities
@@ -139,7 +145,9 @@ def test_a_plan_fits_its_budget_and_is_the_same_again(budget: float, tiny: Path)
         for specs in plan
         for layer in facts.linears
     )
-    total = bits_per_weight(plan, facts, mixed=True) + factors / facts.quantized_weight_count
+    total = (
+        bits_per_weight(plan, facts, MIXED_ZERO_POINT_BITS) + factors / facts.quantized_weight_count
+    )
     assert budget - 0.15 < total <= budget
     for specs in plan:
         assert len({specs[f"self_attn.{name}_proj"].bits for name in "qkv"}) == 1
@@ -165,8 +173,8 @@ def test_widths_that_a_layer_cannot_be_packed_at_are_no_candidates() -> None:
 def test_uniform_plans_count_packed_zero_points() -> None:
     config = resolve(QuantizeConfig(bits=2, group_size=64, rank=4), FACTS)
     plan = uniform_plan(config, FACTS)
-    assert bits_per_weight(plan, FACTS, mixed=False) == 2 + 18 / 64
-    assert bits_per_weight(plan, FACTS, mixed=True) == 2 + 24 / 64
+    assert bits_per_weight(plan, FACTS) == 2 + 18 / 64
+    assert bits_per_weight(plan, FACTS, MIXED_ZERO_POINT_BITS) == 2 + 24 / 64
 
 
 @pytest.mark.parametrize(
