@@ -50,7 +50,11 @@ class GramLoss:
     def __call__(self, effective: Tensor) -> Tensor:
         """Of the layer with `effective` weight M (O, I); differentiable in it."""
         difference = self.weight - effective
-        return ((difference @ self.h + self.slope) * difference).sum() + self.constant
+        with torch.no_grad():  # H is symmetric: one product gives the value and the gradient
+            product = difference @ self.h
+            value = ((product + self.slope) * difference).sum() + self.constant
+            gradient = 2 * product + self.slope
+        return value + (gradient * (difference - difference.detach())).sum()
 
 
 @torch.no_grad()
