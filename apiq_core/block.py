@@ -61,6 +61,8 @@ class BlockResult:
     layers: Layers
     train_loss: list[float] = field(default_factory=list)  # per epoch
     held_out_loss: list[float] = field(default_factory=list)  # before training, then per epoch
+    held_out_error: list[float] = field(default_factory=list)  # as often; one measure for all
+    held_out_at_s: list[float] = field(default_factory=list)  # as often; time.monotonic()
     warning: str | None = None
 
 
