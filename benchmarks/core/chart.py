@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 80, 200, 34, 56  # room for the labels; the legend is on the right
 COLOURS = ("#1664c0", "#d9822b", "#2a8f4e", "#c22f2f", "#7a4fb5", "#5c6670", "#b58900", "#00838f")
 TICKS = 6
+LEAST_DECADE = 5
 
 Points = Sequence[tuple[float, float]]
 
@@ -82,7 +83,12 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of each decade that enclose low and high; decades alone if these are many."""
+    """1, 2 and 5 of each decade that enclose low and high; decades alone if these are many.
+
+    Within half a decade as on a linear axis.
+    """
+    if 1 < high / low < LEAST_DECADE:
+        return [tick for tick in _linear_ticks(low, high) if tick > 0]
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     marks = (1, 2, 5) if last - first <= 2 else (1,)
     ticks = [m * 10.0**e for e in range(first, last + 1) for m in marks]

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from apiq_core.config import QuantizeConfig
 from apiq_core.inspect import inspect_model
-from apiq_core.report import bits_per_weight
 from benchmarks.core.contenders import AUTOROUND_PYTHON
 from benchmarks.core.measure import dense
+from benchmarks.core.measure.sizes import bits_per_parameter, uniform_bits
 
 SCRIPT = Path(__file__).with_name("autoround_child.py")
 
@@ -29,13 +29,11 @@ def figures(config: dict[str, Any], inputs: dict[str, Path], work_dir: Path) -> 
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     model = dense.load(work_dir / "dense")
     facts = inspect_model(inputs["model"])
-    # AutoRound stores what we store without adapter: codes, fp16 scales, integer zero points
-    bits = bits_per_weight(quantize_config, facts)
-    kept_bits = 16 * (facts.parameter_count - facts.quantized_weight_count)
-    packed_bits = bits.weights * facts.quantized_weight_count
+    # in its packed format, which stores what ours stores without adapter
+    bits = uniform_bits(config["quantize"]["bits"], config["quantize"]["group_size"], facts)
     return {
-        "bits_per_weight": bits.model_dump(),
-        "file_bits_per_parameter": (kept_bits + packed_bits) / facts.parameter_count,
+        "bits_per_weight": {"weights": bits, "adapter": 0.0, "total": bits},
+        "file_bits_per_parameter": bits_per_parameter(bits, facts),
         **json.loads((work_dir / "autoround.json").read_text()),
         **dense.judge(model, quantize_config, inputs, config["evaluation"]),
     }

@@ -8,9 +8,11 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from apiq_core.config import QuantizeConfig
+from apiq_core.inspect import inspect_model
 from apiq_core.quantize import quantize
 from benchmarks.core.measure import dense
 from benchmarks.core.measure.histogram import histogram
+from benchmarks.core.measure.sizes import bits_per_parameter
 from benchmarks.core.texts import CALIBRATED
 
 UNSCORED = {"samples": 0}  # the run itself scores nothing: `dense` does, the same for all
@@ -22,11 +24,15 @@ def figures(config: dict[str, Any], inputs: dict[str, Path], work_dir: Path) -> 
     texts = {CALIBRATED: inputs["calibrated"]}
     report = quantize(inputs["model"], out_dir, quantize_config, texts=texts)
     model = dense.load(out_dir / "model", out_dir / "adapter")
+    file_bits = 8 * file_bytes(out_dir) / report.parameter_count
+    if report.config.formats[0] == "dense":  # its files hold no codes
+        facts = inspect_model(inputs["model"])
+        file_bits = bits_per_parameter(report.bits_per_weight.total, facts)
     return {
         "bits_per_weight": report.bits_per_weight.model_dump(),
-        "file_bits_per_parameter": 8 * file_bytes(out_dir) / report.parameter_count,
+        "file_bits_per_parameter": file_bits,
         "peak_memory_bytes": report.peak_memory_bytes,
-        "seconds": sum(block.seconds for block in report.blocks),
+        "seconds": report.seconds["quantizing"],
         "blocks": [block.model_dump(exclude={"train_loss"}) for block in report.blocks],
         "histograms": histograms(out_dir),
         **dense.judge(model, quantize_config, inputs, config["evaluation"]),
