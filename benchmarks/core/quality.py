@@ -10,6 +10,7 @@ from benchmarks.core.setting import cells, setting
 from benchmarks.report import RESULTS_DIR, show, write
 
 FULL_PRECISION = "full precision"
+SHOWN = 10  # what is worse than so many times full precision would press all else together
 NO_ADAPTER = f"{CLOSED_FORM} r0"  # at 3 bits: the rival by size of 2 bits with an adapter
 
 
@@ -32,17 +33,20 @@ def main(options: Namespace) -> None:
         return
     show(f"{given.model_dir.name}, {given.samples} windows calibrated on", rows)
     write("core-quality", {"rows": rows})
+    exact, *others = rows
     for text in given.scored:
-        lines = {
-            name: [(r["bits/w"], r[f"ppl {text.name}"]) for r in rows if r["method"] == name]
-            for name in dict.fromkeys(r["method"] for r in rows)
-        }
+        column = f"ppl {text.name}"
+        least = exact[column]
+        shown = [r for r in others if r[column] <= SHOWN * least]
         chart(
             RESULTS_DIR / f"core-quality-{text.name}.svg",
-            f"{given.model_dir.name}: perplexity on {text.name}",
-            Axis("bits per quantized weight, adapter included", log=True),
-            Axis("perplexity", log=True),
-            lines,
+            f"{given.model_dir.name} on {text.name}; in full precision {least:.2f}",
+            Axis("bits per quantized weight, adapter included"),
+            Axis(f"perplexity (above {SHOWN} times full precision: not shown)", log=True),
+            {
+                name: [(r["bits/w"], r[column]) for r in shown if r["method"] == name]
+                for name in dict.fromkeys(r["method"] for r in shown)
+            },
         )
 
 

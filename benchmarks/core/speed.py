@@ -1,5 +1,6 @@
 """How fast the error of the blocks falls, for each recipe, in runs that take turns."""
 
+import dataclasses
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from math import exp, log
@@ -18,7 +19,10 @@ Curve = list[tuple[float, float]]  # seconds spent on all blocks, mean error of 
 
 
 def main(options: Namespace) -> None:
-    store, given = cells(options), setting(options, blocks=BLOCKS)
+    store = cells(options)
+    given = dataclasses.replace(
+        setting(options, blocks=BLOCKS), scored=()
+    )  # only blocks are judged
     names = taking_part((PAPER, FAST, CLOSED_FORM, BEST, AUTOROUND), options.only)
     rounds = []
     for number in range(options.rounds):
