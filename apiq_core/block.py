@@ -75,6 +75,8 @@ class BlockResult:
     rescaled: Weights | None = None
     train_loss: list[float] = field(default_factory=list)  # per epoch
     held_out_loss: list[float] = field(default_factory=list)  # before training, then per epoch
+    held_out_error: list[float] = field(default_factory=list)  # as often; one measure for all
+    held_out_at_s: list[float] = field(default_factory=list)  # as often; time.monotonic()
     warning: str | None = None
 
 

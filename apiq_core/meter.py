@@ -79,9 +79,9 @@ class Meter:
             self.seconds[name] = round(time.monotonic() - start, 3)
             self.peak_memory_bytes[name] = _peak_bytes(self._device)
 
-    def lap_s(self) -> float:
-        """Seconds since the last block."""
-        return round(time.monotonic() - self._last, 3)
+    def lap_s(self, at_s: float | None = None) -> float:
+        """Seconds since the last block, until now or until `at_s` of the monotonic clock."""
+        return round((time.monotonic() if at_s is None else at_s) - self._last, 3)
 
     def block_retraced(self) -> None:
         self._step("retrace")

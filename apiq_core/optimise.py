@@ -5,6 +5,7 @@ included, so the phase can never make a block worse on text it was not trained o
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -75,7 +76,8 @@ def train_block(
         optimizer, warmup_cosine(epochs * len(batches)) if recipe.cosine else constant
     )
     generator = torch.Generator().manual_seed(seed)
-    best = BlockResult(student.result(), held_out_loss=[_held_out_loss(block, student, recipe)])
+    best = BlockResult(student.result())
+    _judge(best, block, student, recipe)
     for _ in range(epochs):
         order = torch.arange(block.stream.train_count)
         if recipe.shuffle:
@@ -90,7 +92,7 @@ def train_block(
             schedule.step()
             total += loss.detach()
         best.train_loss.append(float(total) / len(batches))
-        best.held_out_loss.append(_held_out_loss(block, student, recipe))
+        _judge(best, block, student, recipe)
         if not math.isfinite(best.train_loss[-1] + best.held_out_loss[-1]):
             best.warning = (
                 f"the loss of block {block.index} was not finite in epoch {len(best.train_loss)}; "
@@ -138,12 +140,16 @@ def _forward(block: Block, student: Student, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _held_out_loss(block: Block, student: Student, recipe: Recipe) -> float:
-    """Distance of Fq(Xq) to F(X), a mean over the held-out windows."""
+def _judge(result: BlockResult, block: Block, student: Student, recipe: Recipe) -> None:
+    """Note the distance of Fq(Xq) to F(X) on the held-out windows, by the recipe and relative."""
     stream = block.stream
-    total = 0.0
+    total = wrong = right = 0.0
     for batch in stream.batches("held_out"):
         out = _forward(block, student, stream.load(stream.xq[batch]))
         target = stream.load(stream.y[batch]).float()
         total += float(recipe.distance(out, target)) * len(out)
-    return total / (len(stream.x) - stream.train_count)
+        wrong += float((out - target).square().sum())
+        right += float(target.square().sum())
+    result.held_out_loss.append(total / (len(stream.x) - stream.train_count))
+    result.held_out_error.append(wrong / max(right, 1e-30))
+    result.held_out_at_s.append(time.monotonic())

@@ -114,6 +114,7 @@ def quantize(
                     result = METHODS[config.method](block, config, check_stop)
                     figures = BlockReport.of(block, layer_errors(block, result), result)
                     figures.seconds = meter.lap_s()
+                    figures.held_out_seconds = [meter.lap_s(at_s) for at_s in result.held_out_at_s]
                     metadata = to_metadata(figures, identity)
                     artifact.write_block(index, teacher, source, result, metadata)
                 student = student_weights(artifact.read_rest(index), artifact.read_block(index))

@@ -40,6 +40,8 @@ class BlockReport(BaseModel):
     seconds: float = 0.0  # in the run that quantized it
     train_loss: list[float]  # per epoch of the gradient phase
     held_out_loss: list[float]  # before it, then per epoch; the smallest was kept
+    held_out_error: list[float] = []  # as often: ||F(X) - Fq(Xq)||^2 / ||F(X)||^2
+    held_out_seconds: list[float] = []  # as often: since the block was begun
     warning: str | None = None
     layers: list[LayerReport]
 
@@ -51,6 +53,7 @@ class BlockReport(BaseModel):
             index=block.index,
             train_loss=result.train_loss,
             held_out_loss=result.held_out_loss,
+            held_out_error=result.held_out_error,
             warning=result.warning,
             layers=[
                 LayerReport(

@@ -329,6 +329,11 @@ def test_the_gradient_phase_lowers_the_held_out_loss(
         assert len(block.train_loss) == 4 and len(block.held_out_loss) == 5
         assert block.train_loss[-1] < block.train_loss[0]
         assert min(block.held_out_loss) < block.held_out_loss[0]
+        assert len(block.held_out_error) == len(block.held_out_seconds) == 5
+        assert block.held_out_seconds == sorted(block.held_out_seconds)
+        assert block.held_out_seconds[-1] <= block.seconds
+        kept = block.held_out_loss.index(min(block.held_out_loss))
+        assert block.held_out_error[kept] == pytest.approx(block.error, rel=0.05)
 
 
 def test_a_diverging_block_keeps_its_start_and_the_run_goes_on(tiny: Path, tmp_path: Path) -> None:

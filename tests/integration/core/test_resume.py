@@ -90,6 +90,7 @@ def figures(out_dir: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((out_dir / "report.json").read_text())
     for timed in (report, *report["blocks"]):
         assert timed.pop("seconds")
+        timed.pop("held_out_seconds", None)
     assert report.pop("peak_memory_bytes")
     return report
 
