@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types unit fuzz openapi clean load faults
+.PHONY: help install demo test lint types unit fuzz openapi clean load bench autoround faults
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
@@ -48,6 +48,17 @@ openapi: $(INSTALLED) ## write openapi.json anew
 
 load: $(INSTALLED) ## what the service carries: requests, streams, a long queue, large files (20 minutes)
 	$(BIN)/python -m benchmarks.load
+
+bench: $(INSTALLED) ## what the core achieves; ARGS='quality --wikitext FILE --minutes 60' (docs/how-to/benchmarks.md)
+	$(BIN)/python -m benchmarks.core $(ARGS)
+
+autoround: .venv-autoround/.installed ## a .venv-autoround with the outside peer of the benchmarks
+
+.venv-autoround/.installed: constraints.txt
+	$(PYTHON) -m venv .venv-autoround
+	.venv-autoround/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch transformers accelerate
+	.venv-autoround/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt auto-round==0.16.1
+	touch $@
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -66,12 +66,15 @@ class Client:
 
     # -- jobs
 
-    def quantize(self, model: str, bits: int, **fields: Any) -> Job:
+    def quantize(self, model: str, bits: int | None = None, **fields: Any) -> Job:
         """Submit a job; `fields` are those of POST /jobs (`group_size=64`, `labels={...}`).
+
+        Either `bits` or `bits_per_weight` is given.
 
         If the answer is lost it asks again: its idempotency key keeps that from making two jobs.
         """
-        body = {"model": model, "bits": bits, **fields}
+        width = {} if bits is None else {"bits": bits}
+        body = {"model": model, **width, **fields}
         headers = {"idempotency-key": str(uuid.uuid4())}
         return Job.model_validate(self._call("POST", "/jobs", json=body, headers=headers))
 

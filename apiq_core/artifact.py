@@ -1,7 +1,7 @@
 """What a run leaves on disk: per block while it works, `model/` and `adapter/` at the end.
 
     out_dir/blocks/00007.safetensors    its packed weights become
-                                        model/model-00008-of-00031.safetensors, its factors
+                                        model/model-00008-of-00031.safetensors, its adapters
                                         go into adapter/adapter_model.safetensors
 
 A block's file is renamed into place when all of it is written, so it is whole or not there.
@@ -10,26 +10,27 @@ Its metadata holds what a later run needs to take the block over: its report and
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from apiq_core.block import Layers, QuantizedLayer
+from apiq_core.adapters import ADAPTERS
+from apiq_core.adapters.lora import no_adapter
+from apiq_core.block import BlockResult, Layers, QuantizedLayer
 from apiq_core.checkpoint import Checkpoint, disk_errors, write_tensors, write_text
-from apiq_core.config import QuantizeConfig
-from apiq_core.formats import FORMATS
+from apiq_core.config import LayerSpec, QuantizeConfig
+from apiq_core.formats import FORMATS, MIXED
 from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json
-from apiq_core.layout import block_file, blocks_dir
-from apiq_core.lowrank import LowRank, no_adapter
+from apiq_core.layout import block_file, blocks_dir, polished_dir, polished_file
+from apiq_core.plan import Plan
 from apiq_core.skeleton import Skeleton, Weights
 
 PEFT_PREFIX = "base_model.model."
-FACTORS = ("lora_A.weight", "lora_B.weight")  # under a layer's name
 
 
 @dataclass
@@ -39,32 +40,35 @@ class Artifact:
     out_dir: Path
     skeleton: Skeleton
     config: QuantizeConfig
+    plan: Plan
 
     def __post_init__(self) -> None:
-        self.spec = self.config.layer_spec()
-        self._format = FORMATS[self.config.formats[0]]
+        self.adapter_bytes = 0  # of the adapter's tensors, once it is written
+        formats = FORMATS if self.config.bits_per_weight is None else MIXED
+        self._format = formats[self.config.main_format()]
+        self._adapter = ADAPTERS[self.config.adapter]
+        self._polished = False  # the blocks to read are those that the polish left
 
     def write_block(
         self,
         index: int,
         teacher: Weights,
         source: Checkpoint,
-        layers: Layers,
+        result: BlockResult,
         metadata: Mapping[str, str],
     ) -> None:
-        """Pack one block; what is not a quantized weight keeps the source's dtype and bytes."""
+        """Pack one block; what is not a quantized weight keeps the source's dtype and, unless it
+        was rescaled, bytes."""
         prefix = self.skeleton.block_name(index)
+        layers, rescaled = result.layers, result.rescaled or teacher
+        quantized = {f"{name}.weight" for name in layers}
         tensors: dict[str, Tensor] = {}
-        for name in teacher:
-            layer = layers.get(name.removesuffix(".weight"))
-            if layer is None or not name.endswith(".weight"):
-                tensors[f"{prefix}.{name}"] = source.load(f"{prefix}.{name}")
-                continue
-            for suffix, tensor in self._format.pack_layer(layer.weight).items():
-                tensors[f"{prefix}.{name.removesuffix('weight')}{suffix}"] = tensor
-        for name, layer in layers.items():
-            for suffix, factor in zip(FACTORS, (layer.adapter.a, layer.adapter.b), strict=True):
-                tensors[f"{prefix}.{name}.{suffix}"] = factor
+        for name in teacher.keys() - quantized:
+            tensor = source.load(f"{prefix}.{name}")
+            if rescaled[name] is not teacher[name]:
+                tensor = rescaled[name].to(tensor.dtype)
+            tensors[f"{prefix}.{name}"] = tensor
+        tensors |= self._layer_tensors(prefix, layers)
         with disk_errors():
             blocks_dir(self.out_dir).mkdir(parents=True, exist_ok=True)
         write_tensors(block_file(self.out_dir, index), tensors, metadata)
@@ -72,23 +76,62 @@ class Artifact:
     def read_block(self, index: int) -> Layers:
         """The layers as they were stored: what is evaluated is what will be loaded."""
         prefix = self.skeleton.block_name(index)
-        stored = load_file(block_file(self.out_dir, index), device=str(self.skeleton.device))
+        stored = load_file(self._file(index), device=str(self.skeleton.device))
         layers: Layers = {}
         for name in self.skeleton.linears:
             start = f"{prefix}.{name}."
             tensors = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
-            weight = self._format.unpack_layer(tensors, self.spec.bits)
-            adapter = LowRank(*(tensors[suffix] for suffix in FACTORS))
+            weight = self._format.unpack_layer(tensors, self.plan[index][name].bits)
+            has_adapter = tensors.keys() >= set(self._adapter.SUFFIXES)
+            adapter = self._adapter.read(tensors) if has_adapter else no_adapter(weight.codes)
             layers[name] = QuantizedLayer(weight, adapter)
         return layers
+
+    def read_rest(self, index: int) -> dict[str, Tensor]:
+        """The block's other tensors as they were stored, in the compute dtype."""
+        prefix = self.skeleton.block_name(index) + "."
+        linear = tuple(f"{name}." for name in self.skeleton.linears)
+        with safe_open(self._file(index), framework="pt") as stored:
+            names = [key.removeprefix(prefix) for key in stored.keys()]  # noqa: SIM118
+            return {
+                name: stored.get_tensor(prefix + name).to(self.skeleton.device, self.skeleton.dtype)
+                for name in names
+                if not name.startswith(linear) or name.endswith(".bias")
+            }
+
+    def replace_layers(self, layers_of: Callable[[int], Layers]) -> None:
+        """Put other layers in the place of every block's.
+
+        The blocks' own files stay until the end: an interrupted run goes on from them.
+        """
+        with disk_errors():
+            polished_dir(self.out_dir).mkdir(parents=True, exist_ok=True)
+        for index in range(len(self.skeleton.blocks)):
+            tensors = load_file(block_file(self.out_dir, index))
+            tensors |= self._layer_tensors(self.skeleton.block_name(index), layers_of(index))
+            write_tensors(polished_file(self.out_dir, index), tensors)
+        self._polished = True
+
+    def _file(self, index: int) -> Path:
+        place = polished_file if self._polished else block_file
+        return place(self.out_dir, index)
+
+    def _layer_tensors(self, prefix: str, layers: Layers) -> dict[str, Tensor]:
+        """Packed weights and factors, by their full name."""
+        tensors: dict[str, Tensor] = {}
+        for name, layer in layers.items():
+            parts = self._format.pack_layer(layer.weight)
+            parts |= layer.adapter.tensors()
+            tensors |= {f"{prefix}.{name}.{suffix}": tensor for suffix, tensor in parts.items()}
+        return tensors
 
     def finish(self, model_dir: Path, source: Checkpoint) -> None:
         """Turn the blocks' files into `model/` and `adapter/`."""
         with disk_errors():
-            if self.spec.rank:
-                self._write_adapter()
+            self._write_adapter()
             self._write_model(model_dir, source)
             shutil.rmtree(blocks_dir(self.out_dir))
+            shutil.rmtree(polished_dir(self.out_dir), ignore_errors=True)
 
     def _write_model(self, model_dir: Path, source: Checkpoint) -> None:
         target = self.out_dir / "model"
@@ -115,47 +158,47 @@ class Artifact:
         write_text(target / "config.json", json.dumps(self._model_config(model_dir), indent=2))
 
     def _split_block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """A block's packed weights, as a reader of the checkpoint wants them, and its factors."""
-        stored = load_file(block_file(self.out_dir, index))
-        factors = {k: stored.pop(k) for k in list(stored) if k.endswith(FACTORS)}
-        return stored, factors
+        """A block's packed weights, as a reader of the checkpoint wants them, and its adapters."""
+        stored = load_file(self._file(index))
+        suffixes = self._adapter.SUFFIXES
+        adapters = {k: stored.pop(k) for k in list(stored) if k.endswith(suffixes)}
+        return stored, adapters
 
     def _model_config(self, model_dir: Path) -> dict[str, Any]:
         """The source's own config.json; files re-saved by another version are misread by older."""
-        return read_json(model_dir / "config.json") | {
-            "quantization_config": self._format.quantization_config(
-                self.spec.bits, self.spec.group_size, self.skeleton.dense_linears
-            )
+        quantization = self._format.quantization_config(self._layers(), self.skeleton.dense_linears)
+        config = read_json(model_dir / "config.json")
+        return config | ({"quantization_config": quantization} if quantization else {})
+
+    def _layers(self) -> dict[str, LayerSpec]:
+        """Every quantized layer by its name inside the model, in the order of the blocks."""
+        return {
+            f"{self.skeleton.block_name(index)}.{name}": spec
+            for index, specs in enumerate(self.plan)
+            for name, spec in specs.items()
         }
 
     def _write_adapter(self) -> None:
-        target = self.out_dir / "adapter"
-        target.mkdir(exist_ok=True)
         tensors: dict[str, Tensor] = {}
         for index in range(len(self.skeleton.blocks)):
-            _, factors = self._split_block(index)
-            tensors |= factors
+            _, adapters = self._split_block(index)
+            tensors |= adapters
+        if not tensors:
+            return
+        target = self.out_dir / "adapter"
+        target.mkdir(exist_ok=True)
         write_tensors(
             target / "adapter_model.safetensors",
             {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()},
         )
-        config = LoraConfig(
-            r=self.spec.rank,
-            lora_alpha=self.spec.rank,  # the factors carry their full scale
-            target_modules=sorted({name.rsplit(".", 1)[-1] for name in self.skeleton.linears}),
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-            inference_mode=True,
-        ).to_dict()
-        plain = {
-            key: sorted(value) if isinstance(value, set) else value for key, value in config.items()
-        }
-        write_text(target / "adapter_config.json", json.dumps(plain, indent=2, sort_keys=True))
+        config = self._adapter.peft_config(tensors, len(self._layers()))
+        write_text(target / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True))
+        self.adapter_bytes = sum(tensor.nbytes for tensor in tensors.values())
 
 
 def without_adapter(layers: Layers) -> Layers:
     """The same quantized weights alone."""
     return {
-        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.codes.float()))
+        name: QuantizedLayer(layer.weight, no_adapter(layer.weight.dequantize()))
         for name, layer in layers.items()
     }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from apiq_core.config import QuantizeConfig
+from apiq_core.config import DATA_FREE, QuantizeConfig
 from apiq_core.errors import UserError
 
 BUILTIN = "builtin"
@@ -54,7 +54,7 @@ def draw_windows(
             raise _too_little(
                 "evaluation", evaluation_source, scored, evaluation.samples, evaluation.length
             )
-    samples = 0 if config.method == "rtn" else calibration.samples
+    samples = 0 if config.method in DATA_FREE else calibration.samples
     wanted = samples + calibration.held_out
     available = len(tokens) // calibration.length
     if available < wanted:

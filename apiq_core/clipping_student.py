@@ -1,22 +1,27 @@
-"""What `recipe: paper` trains: clipping logits gamma and beta per group, and A, B.
+"""What `recipe: paper` trains: clipping logits gamma and beta per group, and the adapter.
 
 ApiQ section 3 and the public code's defaults: logits start at 4, A at kaiming-uniform(sqrt 5),
-B at 0, alpha = 16. Rounding passes gradients straight through.
+B at 0, alpha = 16; another adapter than LoRA starts where it changes nothing of that. Rounding
+passes gradients straight through.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from apiq_core.adapters import Adapter, trainable
+from apiq_core.adapters.lora import LowRank
 from apiq_core.block import Block, Layers, QuantizedLayer
 from apiq_core.config import LayerSpec
-from apiq_core.lowrank import LowRank
 from apiq_core.quantizer import (
     MAX_SCALE,
     MIN_SCALE,
     extrema,
     round_scale,
+    straight_through,
     to_groups,
     to_integers,
 )
@@ -24,28 +29,22 @@ from apiq_core.quantizer import (
 LOGIT_START = 4.0
 LORA_ALPHA = 16.0
 
-
-def straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
-    """`rounded` going forward, the gradient of `exact` going back."""
-    return exact + (rounded - exact).detach()
+Adapt = Callable[[Tensor, LowRank], Adapter]  # Q and the start of a LoRA adapter -> an adapter
 
 
 class ClippedLinear:
-    """Fake-quantized weight of one layer, (O, I) as (O, N, G) groups, plus its adapter."""
+    """Fake-quantized weight of one layer, (O, I) as (O, N, G) groups, in its adapter."""
 
-    def __init__(self, weight: Tensor, spec: LayerSpec) -> None:
-        d_out, d_in = weight.shape
+    def __init__(
+        self, weight: Tensor, spec: LayerSpec, adapt: Adapt = lambda q, low_rank: low_rank
+    ) -> None:
         self.bits = spec.bits
         self.groups = to_groups(weight, spec.group_size)
         self.low, self.high = extrema(self.groups)  # (O, N)
         self.gamma = torch.full_like(self.high, LOGIT_START).requires_grad_()
         self.beta = torch.full_like(self.low, LOGIT_START).requires_grad_()
-        self.a = weight.new_empty(spec.rank, d_in)
-        if spec.rank:
-            nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
-        self.a.requires_grad_()
-        self.b = weight.new_zeros(d_out, spec.rank).requires_grad_()
-        self.scaling = LORA_ALPHA / max(spec.rank, 1)
+        low_rank = start_of_lora(weight, spec.rank)
+        self.adapter = trainable(adapt(self.dequantized().detach(), low_rank))
 
     def fake_quantize(self) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (O, N, G), scales and zero points (O, N), as floats with gradients."""
@@ -62,32 +61,46 @@ class ClippedLinear:
         codes = straight_through(ratio, ratio.detach().round()) + zeros.unsqueeze(2)
         return codes.clamp(0, levels), scales, zeros
 
-    def weight(self) -> Tensor:
-        """Q + (alpha / r) B A."""
+    def dequantized(self) -> Tensor:
+        """Q (O, I)."""
         codes, scales, zeros = self.fake_quantize()
-        q = (codes - zeros.unsqueeze(2)) * scales.unsqueeze(2)
-        return q.flatten(1) + self.scaling * (self.b @ self.a)
+        return ((codes - zeros.unsqueeze(2)) * scales.unsqueeze(2)).flatten(1)
+
+    def weight(self) -> Tensor:
+        return self.adapter.apply(self.dequantized())
 
     def result(self) -> QuantizedLayer:
-        """The integers that the graph computed, and factors that need no further scaling."""
+        """The integers that the graph computed, and an adapter that needs no further scaling."""
         codes, scales, zeros = self.fake_quantize()
-        root = math.sqrt(self.scaling)
-        return QuantizedLayer(
-            to_integers(codes.flatten(1), scales, zeros, self.bits),
-            LowRank(self.a * root, self.b * root).stored(),
-        )
+        integers = to_integers(codes.flatten(1), scales, zeros, self.bits)
+        return QuantizedLayer(integers, self.adapter.stored())
+
+
+def start_of_lora(weight: Tensor, rank: int) -> LowRank:
+    """PEFT's: A random, B = 0."""
+    d_out, d_in = weight.shape
+    a = weight.new_empty(rank, d_in)
+    if rank:
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+    return LowRank(a, weight.new_zeros(d_out, rank), scaling=LORA_ALPHA / max(rank, 1))
 
 
 class ClippingStudent:
-    def __init__(self, block: Block, spec: LayerSpec) -> None:
+    def __init__(self, block: Block, adapter: type[Adapter] = LowRank) -> None:
         self.layers = {
-            name: ClippedLinear(weight, spec) for name, weight in block.linear_weights.items()
+            name: ClippedLinear(
+                weight,
+                block.specs[name],
+                partial(adapter.start, name=name, has_bias=block.has_bias(name)),
+            )
+            for name, weight in block.linear_weights.items()
         }
         self.quantizer_parameters = [
             logit for layer in self.layers.values() for logit in (layer.gamma, layer.beta)
         ]
+        self.rounding_parameters: list[Tensor] = []  # clipping decides
         self.adapter_parameters = [
-            factor for layer in self.layers.values() for factor in (layer.a, layer.b)
+            tensor for layer in self.layers.values() for tensor in layer.adapter.parameters()
         ]
 
     def weights(self) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from apiq_core.adapters.lora import no_adapter
 from apiq_core.artifact import Artifact, without_adapter
 from apiq_core.block import QuantizedLayer, student_weights
 from apiq_core.checkpoint import Checkpoint
-from apiq_core.lowrank import no_adapter
 from apiq_core.meter import Kind, Meter
 from apiq_core.quantizer import round_to_nearest
 from apiq_core.skeleton import Head, Skeleton, Weights, run_block
@@ -66,17 +66,17 @@ def evaluate(
 
 
 def _weights_by_network(artifact: Artifact, teacher: Weights, index: int) -> dict[str, Weights]:
-    layers = artifact.read_block(index)
+    layers, rest = artifact.read_block(index), artifact.read_rest(index)
     rtn = {}
-    for name in layers:
+    for name, spec in artifact.plan[index].items():
         weight = teacher[f"{name}.weight"].float()
-        rounded = round_to_nearest(weight, artifact.spec.bits, artifact.spec.group_size)
+        rounded = round_to_nearest(weight, spec.bits, spec.group_size)
         rtn[name] = QuantizedLayer(rounded, no_adapter(weight))
     return {
         FULL_PRECISION: teacher,
         "rtn": student_weights(teacher, rtn),
-        "quantized": student_weights(teacher, without_adapter(layers)),
-        "quantized_with_adapter": student_weights(teacher, layers),
+        "quantized": student_weights(rest, without_adapter(layers)),
+        "quantized_with_adapter": student_weights(rest, layers),
     }
 
 

@@ -2,11 +2,14 @@
 
 | type       | data                                                              |
 |------------|-------------------------------------------------------------------|
-| `phase`    | `phase`: calibrating, quantizing, evaluating or packaging         |
+| `phase`    | `phase`: see below                                                |
 | `progress` | `done`, `total`, `unit`, `percent`, `eta_seconds` (null: unknown) |
 | `resumed`  | `blocks`: so many were taken over from an earlier run             |
 | `block`    | `index`, `error`, `seconds`: one block is quantized and written   |
 | `warning`  | `code`, `message`: the run goes on                                |
+
+Phases are calibrating, planning (only for `bits_per_weight`), quantizing, polishing (only for
+recipe `best`), evaluating and packaging.
 
 Warnings are `diverged`, which the report repeats, and `checkpoint_discarded` with `block`, the
 first of the earlier run's blocks that was not taken over, and `differs`, the fields of the
@@ -28,3 +31,4 @@ class Event:
 
 OnEvent = Callable[[Event], None]
 ShouldStop = Callable[[], bool]
+CheckStop = Callable[[], None]  # raises `Stopped` where the run is to end

@@ -1,14 +1,20 @@
 """GPTQ rounding (Frantar et al., arXiv 2210.17323), vectorised over output channels.
 
 Column by column along the inputs, each weight is rounded and its error is moved to the columns
-that are not rounded yet, along the inverse of H. Scale and zero point of a group are searched
+that are not rounded yet, along the inverse of H. Scale and zero point of a group are found
 when its first column is reached, so they fit the weights as they are by then.
 """
 
 import torch
 from torch import Tensor
 
-from apiq_core.quantizer import QuantizedWeight, search_clipping, to_integers
+from apiq_core.quantizer import (
+    QuantizedWeight,
+    affine_parameters,
+    extrema,
+    search_clipping,
+    to_integers,
+)
 
 # columns whose error is moved to the rest of the matrix in one product
 BLOCK_COLUMNS = 128
@@ -21,8 +27,13 @@ def inverse_factor(gram: Tensor) -> Tensor:
     return factor
 
 
-def gptq(weight: Tensor, factor: Tensor, bits: int, group_size: int) -> QuantizedWeight:
-    """Round `weight` (O, I) with the `inverse_factor` (I, I) of its layer's damped Gram matrix."""
+def gptq(
+    weight: Tensor, factor: Tensor, bits: int, group_size: int, *, clip: bool = True
+) -> QuantizedWeight:
+    """Round `weight` (O, I) with the `inverse_factor` (I, I) of its layer's damped Gram matrix.
+
+    With `clip` each group's clipping is searched; without, its grid spans min and max.
+    """
     columns = weight.T.contiguous().clone()  # (I, O): a column of W is a contiguous row here
     d_in, d_out = columns.shape
     group_size = group_size if group_size > 0 else d_in
@@ -38,8 +49,11 @@ def gptq(weight: Tensor, factor: Tensor, bits: int, group_size: int) -> Quantize
         group = start // group_size
         if start % group_size == 0:
             members = slice(start, start + group_size)
-            scales[group], zeros[group] = search_clipping(
-                columns[members].T.contiguous(), importance[members], bits
+            weights = columns[members].T.contiguous()  # (O, G)
+            scales[group], zeros[group] = (
+                search_clipping(weights, importance[members], bits)
+                if clip
+                else affine_parameters(*extrema(weights), bits)
             )
         scale, inverse_scale = scales[group], scales[group].reciprocal()
         lowest, highest = -zeros[group], levels - zeros[group]

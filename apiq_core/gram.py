@@ -38,20 +38,38 @@ def accumulate(block: Block, student: Weights, name: str) -> Grams:
     k = torch.zeros_like(h)
     tokens = 0
     for batch in stream.batches("train"):
-        x, xq = stream.load(stream.x[batch]), stream.load(stream.xq[batch])
-        inputs = _input(block, block.teacher, name, x)
-        inputs_q = _input(block, student, name, xq)
+        inputs = layer_input(block, block.teacher, name, stream.x[batch])
+        inputs_q = layer_input(block, student, name, stream.xq[batch])
         h.addmm_(inputs_q.T, inputs_q)
         k.addmm_(inputs_q.T, inputs)
         tokens += len(inputs)
     h /= tokens
     k /= tokens
     k_minus_h = k - h
+    return Grams(damp(h), k_minus_h)
+
+
+def damp(h: Tensor) -> Tensor:
+    """H + lambda I (I, I), which has an inverse; in place."""
     h.diagonal().add_(DAMPING * h.diagonal().mean().clamp(min=1e-8))
-    return Grams(h, k_minus_h)
+    return h
 
 
-def _input(block: Block, weights: Weights, name: str, hidden: Tensor) -> Tensor:
-    """What layer `name` receives, (tokens, I)."""
+@torch.no_grad()
+def own_gram(block: Block, student: Weights, name: str) -> Tensor:
+    """H alone, damped, (I, I): for a target that is W itself."""
+    d_in = block.teacher[f"{name}.weight"].shape[1]
+    h = torch.zeros(d_in, d_in, device=block.stream.device)
+    tokens = 0
+    for batch in block.stream.batches("train"):
+        inputs_q = layer_input(block, student, name, block.stream.xq[batch])
+        h.addmm_(inputs_q.T, inputs_q)
+        tokens += len(inputs_q)
+    return damp(h / tokens)
+
+
+def layer_input(block: Block, weights: Weights, name: str, hidden: Tensor) -> Tensor:
+    """What layer `name` receives, (tokens, I), when the block gets `hidden`, in host memory."""
+    hidden = block.stream.load(hidden)
     inputs = layer_inputs(block.module, weights, hidden, block.call, until=name)
     return inputs[name].flatten(0, -2).float()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apiq_core.block import Block, Layers, student_weights
+from apiq_core.block import Block, BlockResult, Layers, student_weights
 from apiq_core.skeleton import Weights, layer_inputs
 
 
@@ -16,13 +16,14 @@ class LayerError:
 
 
 @torch.no_grad()
-def layer_errors(block: Block, layers: Layers) -> dict[str, LayerError]:
-    """The errors of each layer of a block, by name."""
-    student = student_weights(block.teacher, layers)
+def layer_errors(block: Block, result: BlockResult) -> dict[str, LayerError]:
+    """The errors of each layer of a block, by name; of a rescaled block, against its equivalent."""
+    layers, teacher = result.layers, result.rescaled or block.teacher
+    student = student_weights(teacher, layers)
     wrong = dict.fromkeys(layers, 0.0)
     right = dict.fromkeys(layers, 0.0)
     for batch in block.stream.batches("held_out"):
-        wanted = _outputs(block, block.teacher, block.stream.x[batch], layers)
+        wanted = _outputs(block, teacher, block.stream.x[batch], layers)
         given = _outputs(block, student, block.stream.xq[batch], layers)
         for name, output in wanted.items():
             wrong[name] += float((output - given[name]).square().sum())
@@ -30,7 +31,7 @@ def layer_errors(block: Block, layers: Layers) -> dict[str, LayerError]:
     return {
         name: LayerError(
             output=wrong[name] / max(right[name], 1e-30),
-            weight=_relative(block.teacher[f"{name}.weight"], student[f"{name}.weight"]),
+            weight=_relative(teacher[f"{name}.weight"], student[f"{name}.weight"]),
         )
         for name in layers
     }

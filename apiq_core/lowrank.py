@@ -5,37 +5,14 @@ U Sigma V^T = SVD(S (W' - Q)^T), the loss ||Xq (W' - Q - B A)^T||^2 is least at
 A = Sigma_r^(1/2) U_r^T S^-T and B = V_r Sigma_r^(1/2).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-ADAPTER_DTYPE = torch.float16
+from apiq_core.adapters.lora import LowRank, no_adapter
+
 SUBSPACE_ITERATIONS = 8
-
-
-@dataclass
-class LowRank:
-    """LoRA factors as PEFT stores them, with scaling 1 (lora_alpha = r): W = Q + B A."""
-
-    a: Tensor  # (R, I), lora_A.weight
-    b: Tensor  # (O, R), lora_B.weight
-
-    def product(self) -> Tensor:
-        return self.b @ self.a
-
-    def stored(self) -> "LowRank":
-        """The factors as the artifact holds them."""
-        return LowRank(self.a.to(ADAPTER_DTYPE), self.b.to(ADAPTER_DTYPE))
-
-    def to(self, dtype: torch.dtype) -> "LowRank":
-        return LowRank(self.a.to(dtype), self.b.to(dtype))
-
-
-def no_adapter(weight: Tensor) -> LowRank:
-    """Factors of rank 0 for a layer of `weight` (O, I)."""
-    d_out, d_in = weight.shape
-    return LowRank(weight.new_zeros(0, d_in), weight.new_zeros(d_out, 0))
 
 
 def exact_low_rank(difference: Tensor, gram: Tensor, rank: int) -> LowRank:
@@ -44,31 +21,53 @@ def exact_low_rank(difference: Tensor, gram: Tensor, rank: int) -> LowRank:
     if rank == 0:
         return no_adapter(difference)
     if d_out <= d_in:  # M = S D^T (I, O); M^T M = D H D^T has the smaller side
-        right = _top_eigenvectors(difference @ gram @ difference.T, rank)  # V_r (O, R)
+        _, right = _top_eigenpairs(difference @ gram @ difference.T, rank)  # V_r (O, R)
         a, b = right.T @ difference, right  # S^-1 M V_r = D^T V_r: no solve is needed
     else:
         lower = torch.linalg.cholesky(gram)  # H = L L^T, so S = L^T
         transformed = difference @ lower  # M^T (O, I)
-        left = _top_eigenvectors(transformed.T @ transformed, rank)  # U_r (I, R)
+        _, left = _top_eigenpairs(transformed.T @ transformed, rank)  # U_r (I, R)
         a = torch.linalg.solve_triangular(lower.T, left, upper=True).T  # (S^-1 U_r)^T
         b = transformed @ left  # V_r Sigma_r
     return _balance(a, b)
 
 
-def _top_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
-    """Orthonormal (n, rank); by subspace iteration where that is much less than all of them."""
+def residuals(difference: Tensor, gram: Tensor, ranks: Sequence[int]) -> list[float]:
+    """What the best factors of each rank leave of ||Xq (W' - Q)^T||^2, a mean over tokens.
+
+    `difference` = W' - Q (O, I), `gram` H (I, I): the sum of sigma_i^2 beyond the rank.
+    """
+    d_out, d_in = difference.shape
+    if d_out <= d_in:
+        symmetric = difference @ gram @ difference.T
+    else:
+        transformed = difference @ torch.linalg.cholesky(gram)
+        symmetric = transformed.T @ transformed
+    total = float(symmetric.trace())
+    if max(ranks) == 0:
+        return [total] * len(ranks)
+    squares, _ = _top_eigenpairs(symmetric, max(ranks))  # sigma_i^2
+    covered = squares.clamp(min=0).cumsum(0).tolist()
+    return [max(total - (covered[rank - 1] if rank else 0.0), 0.0) for rank in ranks]
+
+
+def _top_eigenpairs(symmetric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Largest first: values (rank) and orthonormal vectors (n, rank).
+
+    By subspace iteration where that is much less work than all of them.
+    """
     subspace = 2 * rank + 8
     if subspace > symmetric.shape[0] // 4:
-        vectors: Tensor = torch.linalg.eigh(symmetric).eigenvectors
-        return vectors[:, -rank:].flip(1)
+        all_values, all_vectors = torch.linalg.eigh(symmetric)
+        return all_values[-rank:].flip(0), all_vectors[:, -rank:].flip(1)
     generator = torch.Generator(symmetric.device).manual_seed(0)
     basis: Tensor = torch.randn(
         symmetric.shape[0], subspace, generator=generator, device=symmetric.device
     )
     for _ in range(SUBSPACE_ITERATIONS):
         basis = torch.linalg.qr(symmetric @ basis).Q
-    inner: Tensor = torch.linalg.eigh(basis.T @ symmetric @ basis).eigenvectors
-    return basis @ inner[:, -rank:].flip(1)
+    values, vectors = torch.linalg.eigh(basis.T @ symmetric @ basis)
+    return values[-rank:].flip(0), basis @ vectors[:, -rank:].flip(1)
 
 
 def _balance(a: Tensor, b: Tensor) -> LowRank:

@@ -16,7 +16,8 @@ STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
-Kind = Literal["retrace", "quantize", "evaluate", "score"]
+Kind = Literal["retrace", "quantize", "polish", "evaluate", "score"]
+NO_BLOCKS = ("score", "polish")
 GUESS_LAPS = 4  # a guess counts as so many laps: the first real one must not make the ETA jump
 
 
@@ -38,6 +39,7 @@ class Meter:
         self._spent: dict[Kind, list[float]] = {
             "retrace": [],
             "quantize": [],
+            "polish": [],
             "evaluate": [],
             "score": [],
         }
@@ -55,15 +57,17 @@ class Meter:
         evaluate: int,
         score: int,
         guessed_s: Mapping[Kind, float],
+        polish: int = 0,
     ) -> None:
         """So many blocks are to come; `earlier` has the seconds of those that are retraced.
 
-        `score` counts the parts of the text that the evaluation ends with; they are no blocks.
-        `guessed_s` has what one of a kind is taken to cost before it was seen.
+        `score` counts the parts of the text that the evaluation ends with, `polish` the steps of
+        the end-to-end polish; they are no blocks. `guessed_s` has what one of a kind is taken to
+        cost before it was seen.
         """
         self._left = {"retrace": len(earlier), "quantize": quantize, "evaluate": evaluate}
         self._total = sum(self._left.values())
-        self._left["score"] = score
+        self._left |= {"score": score, "polish": polish}
         self._earlier = list(earlier)
         self._guessed_s = guessed_s
         if earlier:
@@ -80,9 +84,9 @@ class Meter:
             self.seconds[name] = round(time.monotonic() - start, 3)
             self.peak_memory_bytes[name] = _peak_bytes(self._device)
 
-    def lap_s(self) -> float:
-        """Seconds since the last block."""
-        return round(time.monotonic() - self._last, 3)
+    def lap_s(self, at_s: float | None = None) -> float:
+        """Seconds since the last block, until now or until `at_s` of the monotonic clock."""
+        return round((time.monotonic() if at_s is None else at_s) - self._last, 3)
 
     def block_retraced(self) -> None:
         self._step("retrace")
@@ -92,6 +96,9 @@ class Meter:
         self._on_event(Event("block", {"index": index, "error": error, "seconds": seconds}))
         if warning:
             self._on_event(Event("warning", {"code": "diverged", "message": warning}))
+
+    def step_polished(self) -> None:
+        self._step("polish")
 
     def block_evaluated(self) -> None:
         self._step("evaluate")
@@ -108,7 +115,7 @@ class Meter:
         elapsed = now - self._start + sum(self._earlier)
         self._percent = max(self._percent, 100 * elapsed / (elapsed + eta))  # a bar goes forward
         progress = {
-            "done": sum(len(laps) for kind, laps in self._spent.items() if kind != "score"),
+            "done": sum(len(laps) for kind, laps in self._spent.items() if kind not in NO_BLOCKS),
             "total": self._total,
             "unit": "block",
             "percent": round(self._percent, 1),

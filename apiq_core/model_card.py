@@ -6,12 +6,25 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from apiq_core.report_text import calibrated_on, has_adapter, how, measured_on, networks, size
+from apiq_core.report_text import (
+    calibrated_on,
+    has_adapter,
+    how,
+    is_dense,
+    is_mixed,
+    measured_on,
+    networks,
+    size,
+    width,
+)
 
 # the versions that reading was tested with; compressed-tensors packs 3 bits differently elsewhere
 READERS = "transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+# layers of different widths stay packed until the first forward pass; PEFT needs them before
+UNPACK = "model.hf_quantizer.compressor.decompress_model(model)  # PEFT needs plain weights"
 VLLM_BITS = 4  # what vLLM loads without further kernels
+VLLM_ADAPTER = "lora"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
 
 
@@ -19,14 +32,14 @@ def model_card(report: dict[str, Any]) -> str:
     """The card for a `Report.model_dump(mode="json")`."""
     parts = [
         f"---\n{_front_matter(report)}\n---",
-        f"# {_plain(report['model'])} at {report['config']['bits']} bits",
+        f"# {_plain(report['model'])} at {width(report)}",
         _what_it_is(report),
         "## Results",
         _results(report),
         "## Load it",
         _load(report),
     ]
-    if report["config"]["bits"] == VLLM_BITS:
+    if report["config"]["bits"] == VLLM_BITS and report["config"]["adapter"] == VLLM_ADAPTER:
         parts += ["With vLLM:", _code("sh", _vllm(report))]
     if has_adapter(report):
         parts += [
@@ -44,20 +57,27 @@ def model_card(report: dict[str, Any]) -> str:
 
 def _front_matter(report: dict[str, Any]) -> str:
     model, bits = str(report["model"]), report["config"]["bits"]
+    packed = [] if is_dense(report) else ["compressed-tensors"]
+    tags = ["apiq", report["config"]["method"], *packed]
+    if bits is not None:
+        tags.append(f"{bits}-bit")
     named = HUB_ID.fullmatch(model) is not None  # hubs refuse cards that name anything else
     data = ModelCardData(
         base_model=model if named else None,
         base_model_relation="quantized" if named else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["apiq", report["config"]["method"], "compressed-tensors", f"{bits}-bit"],
+        tags=tags,
     )
     return str(data.to_yaml())
 
 
 def _what_it_is(report: dict[str, Any]) -> str:
     stored = report["bytes"]
-    files = f"`model/` ({size(stored.get('model', 0))}) holds packed integer weights"
+    content = (
+        "the values of quantized weights in bf16" if is_dense(report) else "packed integer weights"
+    )
+    files = f"`model/` ({size(stored.get('model', 0))}) holds {content}"
     if has_adapter(report):
         files += (
             f", `adapter/` ({size(stored.get('adapter', 0))}) a PEFT adapter that corrects what "
@@ -94,12 +114,20 @@ def _load(report: dict[str, Any]) -> str:
     if has_adapter(report):
         lines.insert(0, "from peft import PeftModel")
         lines.insert(4, 'model = PeftModel.from_pretrained(model, "adapter")')
+        if is_mixed(report):
+            lines.insert(4, UNPACK)
+    when = "before they are first used" if is_mixed(report) else "as it loads them"
+    size_in_memory = (
+        "The files are as large as the original's, and so is the model in memory."
+        if is_dense(report)
+        else f"transformers unpacks the weights {when}: the files are small, the model in memory "
+        "is as large as the original."
+    )
     return "\n\n".join(
         [
             _code("sh", f"pip install torch {READERS}"),
             _code("python", "\n".join(lines)),
-            "transformers unpacks the weights as it loads them: the files are small, the model in "
-            "memory is as large as the original.",
+            size_in_memory,
         ]
     )
 

@@ -5,9 +5,10 @@ included, so the phase can never make a block worse on text it was not trained o
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Student(Protocol):
     """The trainable form of a block's linear layers."""
 
     quantizer_parameters: list[Tensor]
+    rounding_parameters: list[Tensor]
     adapter_parameters: list[Tensor]
 
     def weights(self) -> dict[str, Tensor]:
@@ -62,18 +64,20 @@ def train_block(
     A loss that is not finite ends the phase with the best state so far and a warning.
     """
     epochs, batch_size = training.epochs or 0, training.batch_size or 1
-    parameters = [
+    parameters: list[dict[str, Any]] = [
         {"params": student.quantizer_parameters, "lr": training.lr_quantizer},
+        {"params": student.rounding_parameters, "lr": training.lr_rounding or 0.0},
         {"params": student.adapter_parameters, "lr": training.lr_adapter},
     ]
     on_gpu = block.stream.device.type == "cuda"
     optimizer = torch.optim.AdamW(parameters, weight_decay=training.weight_decay or 0, fused=on_gpu)
     batches = list(block.stream.batches("train", batch_size))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, _schedule(recipe.cosine, epochs * len(batches))
+        optimizer, warmup_cosine(epochs * len(batches)) if recipe.cosine else constant
     )
     generator = torch.Generator().manual_seed(seed)
-    best = BlockResult(student.result(), held_out_loss=[_held_out_loss(block, student, recipe)])
+    best = BlockResult(student.result())
+    _judge(best, block, student, recipe)
     for _ in range(epochs):
         order = torch.arange(block.stream.train_count)
         if recipe.shuffle:
@@ -88,7 +92,7 @@ def train_block(
             schedule.step()
             total += loss.detach()
         best.train_loss.append(float(total) / len(batches))
-        best.held_out_loss.append(_held_out_loss(block, student, recipe))
+        _judge(best, block, student, recipe)
         if not math.isfinite(best.train_loss[-1] + best.held_out_loss[-1]):
             best.warning = (
                 f"the loss of block {block.index} was not finite in epoch {len(best.train_loss)}; "
@@ -100,12 +104,16 @@ def train_block(
     return best
 
 
-def _schedule(cosine: bool, steps: int) -> Callable[[int], float]:
+def constant(step: int) -> float:
+    """A learning rate's factor that never changes."""
+    return 1.0
+
+
+def warmup_cosine(steps: int) -> Callable[[int], float]:
+    """A learning rate's factor over `steps`: a linear warmup, then a cosine down to zero."""
     warmup = max(1, round(WARMUP_FRACTION * steps))
 
     def factor(step: int) -> float:
-        if not cosine:
-            return 1.0
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -132,12 +140,16 @@ def _forward(block: Block, student: Student, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _held_out_loss(block: Block, student: Student, recipe: Recipe) -> float:
-    """Distance of Fq(Xq) to F(X), a mean over the held-out windows."""
+def _judge(result: BlockResult, block: Block, student: Student, recipe: Recipe) -> None:
+    """Note the distance of Fq(Xq) to F(X) on the held-out windows, by the recipe and relative."""
     stream = block.stream
-    total = 0.0
+    total = wrong = right = 0.0
     for batch in stream.batches("held_out"):
         out = _forward(block, student, stream.load(stream.xq[batch]))
         target = stream.load(stream.y[batch]).float()
         total += float(recipe.distance(out, target)) * len(out)
-    return total / (len(stream.x) - stream.train_count)
+        wrong += float((out - target).square().sum())
+        right += float(target.square().sum())
+    result.held_out_loss.append(total / (len(stream.x) - stream.train_count))
+    result.held_out_error.append(wrong / max(right, 1e-30))
+    result.held_out_at_s.append(time.monotonic())

@@ -25,10 +25,13 @@ from apiq_core.layer_errors import layer_errors
 from apiq_core.meter import Meter
 from apiq_core.methods import METHODS
 from apiq_core.model_card import model_card
+from apiq_core.plan import plan_from_text, plan_to_text, uniform_plan
+from apiq_core.planning import make_plan
+from apiq_core.polish import guess_step_s, polish, step_count
 from apiq_core.report import BlockReport, Report
 from apiq_core.report_html import report_html
 from apiq_core.resolve import resolve
-from apiq_core.resume import take_over, to_metadata
+from apiq_core.resume import earlier_plan, take_over, to_metadata
 from apiq_core.skeleton import Skeleton, input_groups
 from apiq_core.stream import Stream
 
@@ -70,14 +73,28 @@ def quantize(
             windows = draw_windows(load_tokenizer(model_dir), config, texts or {})
             report.describe_texts(windows)
             skeleton = Skeleton(model_dir, target, compute_dtype(target), matmul_dtype(target))
-            artifact = Artifact(out_dir, skeleton, config)
             tokens = torch.cat([windows.train, windows.held_out])
             identity = identify(model_dir, windows, config, skeleton)
-            earlier = take_over(out_dir, identity, on_event)
             hidden, calls = skeleton.embed(source, tokens)
             stream = Stream.start(hidden, len(windows.train), target)
             exact = Skeleton(model_dir, target, compute_dtype(target))
             guessed_s = try_out(exact, source, windows.evaluation) if scored else {}
+            if scored:
+                guessed_s["polish"] = guess_step_s(config, facts, guessed_s["evaluate"])
+
+        if config.bits_per_weight is None:
+            plan = uniform_plan(config, facts)
+        else:
+            with meter.phase("planning"):
+                text = earlier_plan(out_dir, identity)
+                if text is None:
+                    seen = hidden[: len(windows.train)]
+                    made = make_plan(skeleton, source, seen, calls, config, facts, check_stop)
+                    text = plan_to_text(made)
+                identity["plan"], plan = text, plan_from_text(text)
+        report.describe_plan(plan, facts)
+        artifact = Artifact(out_dir, skeleton, config, plan)
+        earlier = take_over(out_dir, identity, on_event)
 
         with meter.phase("quantizing"):
             meter.expect(
@@ -85,6 +102,7 @@ def quantize(
                 quantize=facts.block_count - len(earlier),
                 evaluate=facts.block_count if scored else 0,
                 score=part_count(windows.evaluation) if scored else 0,
+                polish=step_count(config),
                 guessed_s=guessed_s,
             )
             for index, module in enumerate(skeleton.blocks):
@@ -97,19 +115,26 @@ def quantize(
                 else:
                     first_window = stream.load(stream.x[:1])
                     groups = input_groups(module, teacher, first_window, calls[index])
-                    block = Block(index, module, teacher, calls[index], groups, stream)
+                    block = Block(index, module, teacher, calls[index], groups, stream, plan[index])
                     result = METHODS[config.method](block, config, check_stop)
-                    figures = BlockReport.of(block, layer_errors(block, result.layers), result)
+                    figures = BlockReport.of(block, layer_errors(block, result), result)
                     figures.seconds = meter.lap_s()
+                    figures.held_out_seconds = [meter.lap_s(at_s) for at_s in result.held_out_at_s]
                     metadata = to_metadata(figures, identity)
-                    artifact.write_block(index, teacher, source, result.layers, metadata)
-                student = student_weights(teacher, artifact.read_block(index))
+                    artifact.write_block(index, teacher, source, result, metadata)
+                student = student_weights(artifact.read_rest(index), artifact.read_block(index))
                 figures.error = stream.advance(module, student, calls[index])
                 report.blocks.append(figures)
                 if is_new:
                     meter.block_quantized(index, figures.error, figures.warning)
                 else:
                     meter.block_retraced()
+
+        if config.training.polish_epochs:
+            with meter.phase("polishing"):
+                report.polish = polish(
+                    skeleton, source, artifact, tokens, stream, config, meter, check_stop
+                )
 
         if scored:
             with meter.phase("evaluating"):
@@ -119,7 +144,7 @@ def quantize(
         with meter.phase("packaging"):
             artifact.finish(model_dir, source)
 
-    report.close(meter, out_dir)
+    report.close(meter, out_dir, artifact.adapter_bytes)
     write_text(out_dir / "report.json", report.model_dump_json(indent=1) + "\n")
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
     write_text(out_dir / "README.md", model_card(report.model_dump(mode="json")))

@@ -27,6 +27,10 @@ class QuantizedWeight:
     bits: int
 
     @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    @property
     def group_size(self) -> int:
         return self.codes.shape[1] // self.scales.shape[1]
 
@@ -70,6 +74,11 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
     scales = round_scale(torch.where(empty, torch.ones_like(scales), scales))
     zero_points = (-low / scales).round().clamp(0, levels)
     return scales, torch.where(empty, torch.zeros_like(zero_points), zero_points)
+
+
+def straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded` going forward, the gradient of `exact` going back."""
+    return exact + (rounded - exact).detach()
 
 
 def quantize_codes(weight: Tensor, scales: Tensor, zero_points: Tensor, bits: int) -> Tensor:

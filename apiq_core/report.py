@@ -12,12 +12,14 @@ from pydantic import BaseModel
 from apiq_core import __version__
 from apiq_core.block import Block, BlockResult
 from apiq_core.calibration import Windows
-from apiq_core.config import QuantizeConfig
+from apiq_core.config import NORMAL_FLOAT, QuantizeConfig
 from apiq_core.device import matmul_dtype
 from apiq_core.evaluate import Scores
 from apiq_core.inspect import ModelFacts
 from apiq_core.layer_errors import LayerError
 from apiq_core.meter import Meter
+from apiq_core.plan import MIXED_ZERO_POINT_BITS, Plan, bits_per_weight
+from apiq_core.polish import Polished
 
 MAX_LISTED_TOKENS = 65_536
 
@@ -26,6 +28,8 @@ class LayerReport(BaseModel):
     name: str
     d_in: int
     d_out: int
+    bits: int
+    rank: int
     output_error: float  # ||X W^T - Xq (Q + B A)^T||^2 / ||X W^T||^2 on held-out windows
     weight_error: float  # ||W - (Q + B A)||^2 / ||W||^2
 
@@ -36,6 +40,8 @@ class BlockReport(BaseModel):
     seconds: float = 0.0  # in the run that quantized it
     train_loss: list[float]  # per epoch of the gradient phase
     held_out_loss: list[float]  # before it, then per epoch; the smallest was kept
+    held_out_error: list[float] = []  # as often: ||F(X) - Fq(Xq)||^2 / ||F(X)||^2
+    held_out_seconds: list[float] = []  # as often: since the block was begun
     warning: str | None = None
     layers: list[LayerReport]
 
@@ -47,12 +53,15 @@ class BlockReport(BaseModel):
             index=block.index,
             train_loss=result.train_loss,
             held_out_loss=result.held_out_loss,
+            held_out_error=result.held_out_error,
             warning=result.warning,
             layers=[
                 LayerReport(
                     name=name,
                     d_in=d_in,
                     d_out=d_out,
+                    bits=block.specs[name].bits,
+                    rank=block.specs[name].rank,
                     output_error=errors[name].output,
                     weight_error=errors[name].weight,
                 )
@@ -87,6 +96,12 @@ class BitsPerWeight(BaseModel):
     adapter: float
     total: float
 
+    @classmethod
+    def of(cls, weights: float, adapter: float) -> Self:
+        return cls(
+            weights=round(weights, 4), adapter=round(adapter, 4), total=round(weights + adapter, 4)
+        )
+
 
 class Report(BaseModel):
     model: str
@@ -103,6 +118,7 @@ class Report(BaseModel):
     seconds: dict[str, float] = {}
     peak_memory_bytes: dict[str, int] = {}
     blocks: list[BlockReport] = []
+    polish: Polished | None = None  # only if there was one
     warnings: list[str] = []
     device: str
     matmul_dtype: str  # of the products inside blocks while quantizing
@@ -118,7 +134,7 @@ class Report(BaseModel):
             parameter_count=facts.parameter_count,
             quantized_weight_count=facts.quantized_weight_count,
             config=config,
-            bits_per_weight=bits_per_weight(config, facts),
+            bits_per_weight=BitsPerWeight.of(0, 0),
             bytes={"source": facts.size_bytes},
             device=str(device),
             matmul_dtype=str(matmul_dtype(device)).removeprefix("torch."),
@@ -151,14 +167,31 @@ class Report(BaseModel):
                 token_ids=windows.evaluation.tolist() if listed else None,
             )
 
+    def describe_plan(self, plan: Plan, facts: ModelFacts) -> None:
+        zero_point_bits = None
+        if self.config.bits_per_weight is not None:
+            zero_point_bits = MIXED_ZERO_POINT_BITS
+        elif self.config.method in NORMAL_FLOAT:
+            zero_point_bits = 0
+        weights = bits_per_weight(plan, facts, zero_point_bits)
+        self.bits_per_weight = BitsPerWeight.of(weights, 0)
+
     def add_scores(self, scores: Scores) -> None:
         self.perplexity, self.kl = scores.perplexity, scores.kl
 
-    def close(self, meter: Meter, out_dir: Path) -> None:
-        """Take over what the run measured of itself and of its files."""
+    def close(self, meter: Meter, out_dir: Path, adapter_bytes: int) -> None:
+        """Take over what the run measured of itself and of its files.
+
+        `adapter_bytes` is the size of the adapter's tensors alone.
+        """
+        self.bits_per_weight = BitsPerWeight.of(
+            self.bits_per_weight.weights, 8 * adapter_bytes / self.quantized_weight_count
+        )
         self.seconds = meter.seconds | {"total": round(sum(meter.seconds.values()), 3)}
         self.peak_memory_bytes = meter.peak_memory_bytes
-        self.warnings = [block.warning for block in self.blocks if block.warning]
+        found = [block.warning for block in self.blocks]
+        found += [self.polish.warning] if self.polish else []
+        self.warnings = [warning for warning in found if warning]
         for name in ("model", "adapter"):
             files = (out_dir / name).glob("*") if (out_dir / name).is_dir() else ()
             self.bytes[name] = sum(file.stat().st_size for file in files)
@@ -179,18 +212,3 @@ class Report(BaseModel):
         }
         content: dict[str, Any] = json.loads(self.model_dump_json(include=shown))
         return content
-
-
-def bits_per_weight(config: QuantizeConfig, facts: ModelFacts) -> BitsPerWeight:
-    """Codes, fp16 scales and b-bit zero points; adapters in fp16."""
-    spec = config.layer_spec()
-    weights = groups = factors = 0
-    for layer in facts.linears:
-        weights += layer.d_in * layer.d_out
-        groups += layer.d_out * (layer.d_in // spec.group_size if spec.group_size > 0 else 1)
-        factors += spec.rank * (layer.d_in + layer.d_out)
-    quantized = spec.bits + groups * (16 + spec.bits) / weights
-    adapter = 16 * factors / weights
-    return BitsPerWeight(
-        weights=round(quantized, 4), adapter=round(adapter, 4), total=round(quantized + adapter, 4)
-    )

@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from apiq_core.markup import Html, join, tag
-from apiq_core.report_charts import block_errors, layer_errors, loss_curves, shares
+from apiq_core.report_charts import (
+    block_errors,
+    kept_epoch,
+    layer_errors,
+    loss_curves,
+    shares,
+)
 from apiq_core.report_parts import facts, legend, note, row, section, swatch, table
 from apiq_core.report_style import STYLE
 from apiq_core.report_text import (
@@ -18,10 +24,12 @@ from apiq_core.report_text import (
     finite,
     has_adapter,
     how,
+    is_dense,
     measured_on,
     networks,
     number,
     size,
+    width,
 )
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -29,7 +37,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def report_html(report: dict[str, Any]) -> str:
     """The page for a `Report.model_dump(mode="json")`."""
-    title = f"{report['model']} at {report['config']['bits']} bits"
+    title = f"{report['model']} at {width(report)}"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -47,8 +55,10 @@ def report_html(report: dict[str, Any]) -> str:
         _warnings(report["warnings"]),
         _results(report),
         _where_bits_went(report),
+        _plan(report),
         _errors(report["blocks"]),
         _losses(report),
+        _polish(report["polish"]),
         _time_and_memory(report),
         section("Settings", facts(_flat(report["config"]))),
         section("Made with", facts(_made_with(report))),
@@ -104,13 +114,14 @@ def _results(report: dict[str, Any]) -> Html:
 
 
 def _where_bits_went(report: dict[str, Any]) -> Html:
-    bits, code = report["bits_per_weight"], report["config"]["bits"]
+    bits, code = report["bits_per_weight"], _mean_width(report)
     per_weight = [
         ("a", "codes", code),
         ("b", "scales and zero points", bits["weights"] - code),
         ("c", "adapter", bits["adapter"]),
     ]
-    stored, packed = report["bytes"], report["quantized_weight_count"] * bits["weights"] / 8
+    stored, stored_bits = report["bytes"], 16 if is_dense(report) else bits["weights"]
+    packed = report["quantized_weight_count"] * stored_bits / 8
     rest = max(0, stored.get("model", 0) - packed)
     files = [
         ("a", "quantized weights", packed),
@@ -126,6 +137,36 @@ def _where_bits_went(report: dict[str, Any]) -> Html:
         _shares(per_weight, lambda amount: f"{amount:.2f}"),
         note(f"Of the files; the full width is the {size(source)} of full precision:"),
         _shares(files, size, whole=source),
+    )
+
+
+def _mean_width(report: dict[str, Any]) -> float:
+    """Bits of a code."""
+    if report["config"]["bits"] is not None:
+        return float(report["config"]["bits"])
+    layers = [layer for block in report["blocks"] for layer in block["layers"]]
+    codes = sum(layer["d_in"] * layer["d_out"] * layer["bits"] for layer in layers)
+    return float(codes / max(1, sum(layer["d_in"] * layer["d_out"] for layer in layers)))
+
+
+def _plan(report: dict[str, Any]) -> Html:
+    """What each layer got of a budget."""
+    blocks = report["blocks"]
+    if report["config"]["bits"] is not None or not blocks:
+        return Html()
+    names = [layer["name"] for layer in blocks[0]["layers"]]
+    rows = []
+    for block in blocks:
+        by_name = {layer["name"]: layer for layer in block["layers"]}
+        cells = (f"{by_name[name]['bits']} + r{by_name[name]['rank']}" for name in names)
+        rows.append(row((str(block["index"]), *cells)))
+    return section(
+        "How the budget was spent",
+        note(
+            "Bits of the codes and rank of the adapter, chosen for each layer by what they gain. "
+            "Layers with one input have one width."
+        ),
+        table(("block", *(name.rsplit(".", 1)[-1] for name in names)), rows),
     )
 
 
@@ -207,6 +248,32 @@ def _losses(report: dict[str, Any]) -> Html:
             Html("○ the state that was kept"),
         ),
         loss_curves(blocks),
+    )
+
+
+def _polish(polish: dict[str, Any] | None) -> Html:
+    if polish is None:
+        return Html()
+    held_out, trained = polish["held_out_loss"], [None, *polish["train_loss"]]
+    kept = kept_epoch(polish["train_loss"], held_out)
+    rows = [
+        row(
+            (
+                f"epoch {epoch}" if epoch else "before",
+                ABSENT if trained[epoch] is None else number(trained[epoch]),
+                number(loss),
+            ),
+            class_="ours" if epoch == kept else None,
+        )
+        for epoch, loss in enumerate(held_out)
+    ]
+    return section(
+        "Polish of the whole model",
+        note(
+            "KL to full precision plus the relative distance of the last hidden states, a mean "
+            "over tokens. The state in bold was kept."
+        ),
+        table(("", "training windows", "held-out windows"), rows),
     )
 
 

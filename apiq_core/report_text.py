@@ -4,11 +4,22 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from apiq_core.config import PER_CHANNEL
+from apiq_core.config import DATA_FREE, PER_CHANNEL, Method
 
 NOT_FINITE = "not finite"
 ABSENT = "—"
-METHODS = {"apiq-bw": "block-wise ApiQ", "apiq-lw": "layer-wise ApiQ", "rtn": "round to nearest"}
+METHODS: dict[Method, str] = {
+    "apiq-bw": "block-wise ApiQ",
+    "apiq-lw": "layer-wise ApiQ",
+    "rtn": "round to nearest",
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "omniquant": "OmniQuant (weight clipping)",
+    "loftq": "LoftQ",
+    "qlora": "QLoRA (normal float)",
+    "gptq-lora": "GPTQ-LoRA",
+}
+ADAPTERS = {"lora": "LoRA", "dora": "DoRA", "ia3": "IA3"}
 TEXTS = {"builtin": "Python's language reference (builtin)", "wikitext2": "WikiText-2"}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -70,7 +81,25 @@ class Network:
 
 
 def has_adapter(report: dict[str, Any]) -> bool:
-    return bool(report["config"]["rank"])
+    return bool(report["bits_per_weight"]["adapter"])
+
+
+def width(report: dict[str, Any]) -> str:
+    """`2 bits`, or the budget where each layer has a width of its own."""
+    config = report["config"]
+    if config["bits"] is not None:
+        return f"{config['bits']} bits"
+    return f"{config['bits_per_weight']:g} bits per weight"
+
+
+def is_mixed(report: dict[str, Any]) -> bool:
+    """Whether packed layers differ in width."""
+    return report["config"]["bits"] is None and not is_dense(report)
+
+
+def is_dense(report: dict[str, Any]) -> bool:
+    """Whether `model/` holds plain weights, not packed integers."""
+    return bool(report["config"]["formats"] == ["dense"])
 
 
 def networks(report: dict[str, Any]) -> list[Network]:
@@ -78,7 +107,8 @@ def networks(report: dict[str, Any]) -> list[Network]:
     bits, stored = report["bits_per_weight"], report["bytes"]
     full_bits = 8 * stored["source"] / max(1, report["parameter_count"])
     made = stored.get("model", 0)
-    rounded = f"round to nearest, {report['config']['bits']} bits"
+    same = "the same widths" if report["config"]["bits"] is None else width(report)
+    rounded = f"round to nearest, {same}"
     rows = [
         ("full_precision", "full precision", full_bits, size(stored["source"])),
         ("rtn", rounded, bits["weights"], ABSENT),
@@ -116,8 +146,10 @@ def how(report: dict[str, Any]) -> str:
     recipe = f", recipe {config['recipe']}" if config["recipe"] else ""
     group = config["group_size"]
     groups = "one group per output channel" if group == PER_CHANNEL else f"groups of {group}"
-    adapter = f", LoRA adapter of rank {config['rank']}" if has_adapter(report) else ", no adapter"
-    return f"{METHODS[config['method']]}{recipe}; {config['bits']} bits, {groups}{adapter}"
+    kind = ADAPTERS[config["adapter"]]
+    rank = f" of rank {config['rank']}" if config["rank"] else ""
+    adapter = f", {kind} adapter{rank}" if has_adapter(report) else ", no adapter"
+    return f"{METHODS[config['method']]}{recipe}; {width(report)}, {groups}{adapter}"
 
 
 def measured_on(report: dict[str, Any]) -> str:
@@ -125,7 +157,7 @@ def measured_on(report: dict[str, Any]) -> str:
     text = report.get("evaluation")
     if text is None:
         return "Perplexity and KL were not measured (evaluation.samples is 0)."
-    if report["config"]["method"] == "rtn":
+    if report["config"]["method"] in DATA_FREE:
         where = ""
     elif text["in_domain"]:
         where = ": in-domain, another part of the text that was calibrated on"
@@ -141,7 +173,8 @@ def calibrated_on(report: dict[str, Any]) -> str:
     """On which text the model was calibrated."""
     text = report.get("calibration")
     if text is None or not text["train_windows"]:
-        return "Nothing was calibrated: round to nearest looks at the weights alone."
+        method = METHODS[report["config"]["method"]]
+        return f"Nothing was calibrated: {method} looks at the weights alone."
     return (
         f"Calibrated on {text['tokens']:,} tokens of {_name(text['source'])}, "
         f"in {text['train_windows']} windows of {text['length']}; "

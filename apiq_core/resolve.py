@@ -4,27 +4,77 @@ Torch-free like `apiq_core.inspect`: the service does this before it accepts a j
 """
 
 from apiq_core.config import (
+    ADAPTER_NEEDED,
+    ADAPTER_RECIPES,
     GROUP_SIZES,
+    NORMAL_FLOAT,
     PER_CHANNEL,
     RECIPES,
+    WIDTHS,
+    WITHOUT_ADAPTER,
     Calibration,
     Evaluation,
+    Format,
+    LayerSpec,
     QuantizeConfig,
+    Recipe,
     Training,
 )
 from apiq_core.errors import UserError
 from apiq_core.inspect import ModelFacts
+from apiq_core.plan import MIXED_ZERO_POINT_BITS, bits_per_weight
 
 DEFAULT_GROUP_SIZES = (64, 32, PER_CHANNEL)
 MAX_DEFAULT_RANK = 64
 DEFAULT_ADAPTER_BITS = 0.4  # per quantized weight
+NORMAL_FLOAT_BITS = (2, 3, 4)
 
-# what a gradient phase needs, by recipe
+# those that give each layer a width and a rank of its own
+BUDGET_METHODS = ("apiq-bw", "apiq-lw")
+BUDGET_ADAPTERS = ("lora",)
+
+# what a gradient phase needs, by recipe, or by method where it has none
 TRAINING_DEFAULTS: dict[str, Training] = {
     "paper": Training(
-        epochs=20, batch_size=1, lr_quantizer=5e-3, lr_adapter=5e-4, weight_decay=0.1
+        epochs=20,
+        batch_size=1,
+        lr_quantizer=5e-3,
+        lr_adapter=5e-4,
+        weight_decay=0.1,
+        lr_rounding=0.0,
+        polish_epochs=0,
+        polish_lr=1e-3,
     ),
-    "fast": Training(epochs=2, batch_size=4, lr_quantizer=3e-3, lr_adapter=3e-3, weight_decay=0.0),
+    "fast": Training(
+        epochs=2,
+        batch_size=4,
+        lr_quantizer=3e-3,
+        lr_adapter=3e-3,
+        weight_decay=0.0,
+        lr_rounding=0.0,
+        polish_epochs=0,
+        polish_lr=1e-3,
+    ),
+    "best": Training(
+        epochs=4,
+        batch_size=4,
+        lr_quantizer=3e-3,
+        lr_adapter=3e-3,
+        weight_decay=0.0,
+        lr_rounding=3e-2,
+        polish_epochs=4,
+        polish_lr=1e-3,
+    ),
+    "omniquant": Training(
+        epochs=20,
+        batch_size=1,
+        lr_quantizer=5e-3,
+        lr_adapter=0.0,
+        weight_decay=0.0,
+        lr_rounding=0.0,
+        polish_epochs=0,
+        polish_lr=1e-3,
+    ),
 }
 
 
@@ -34,19 +84,24 @@ def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:
     Raises `UserError` naming the field, where the config does not fit the model.
     """
     recipe = _resolve_recipe(config)
+    _check_adapter(config, recipe)
+    _check_method_of_budget(config)
+    group_size = _resolve_group_size(config, facts)
+    _check_budget(config, group_size, facts)
     return config.model_copy(
         update={
             "recipe": recipe,
-            "group_size": _resolve_group_size(config, facts),
+            "formats": _resolve_formats(config),
+            "group_size": group_size,
             "rank": _resolve_rank(config, facts),
-            "training": _resolve_training(config, recipe),
+            "training": _resolve_training(config, recipe or config.method),
             "calibration": _fits_context(config.calibration, "calibration", facts),
             "evaluation": _fits_context(config.evaluation, "evaluation", facts),
         }
     )
 
 
-def _resolve_recipe(config: QuantizeConfig) -> str | None:
+def _resolve_recipe(config: QuantizeConfig) -> Recipe | None:
     legal = RECIPES[config.method]
     if config.recipe is None:
         return legal[0] if legal else None
@@ -62,18 +117,50 @@ def _resolve_recipe(config: QuantizeConfig) -> str | None:
     return config.recipe
 
 
+def _check_adapter(config: QuantizeConfig, recipe: Recipe | None) -> None:
+    trains_any = config.method == "apiq-bw" and recipe in ADAPTER_RECIPES
+    if config.adapter == "lora" or trains_any:
+        return
+    raise UserError(
+        "illegal_adapter",
+        f"adapter {config.adapter} is trained, which needs method apiq-bw with recipe "
+        f"fast, best or paper, not method {config.method}"
+        + (f" with recipe {recipe}" if recipe else "")
+        + "; legal here: lora",
+        param="adapter",
+        value=config.adapter,
+        legal=["lora"],
+    )
+
+
+def _resolve_formats(config: QuantizeConfig) -> list[Format]:
+    if config.method not in NORMAL_FLOAT:
+        return config.formats or ["compressed-tensors"]
+    if config.bits not in NORMAL_FLOAT_BITS:
+        raise UserError(
+            "illegal_bits",
+            f"method {config.method} has no normal float of {config.bits} bits; legal: "
+            + ", ".join(map(str, NORMAL_FLOAT_BITS)),
+            param="bits",
+            value=config.bits,
+            legal=list(NORMAL_FLOAT_BITS),
+        )
+    formats = config.formats or ["dense"]
+    if formats != ["dense"]:
+        raise UserError(
+            "illegal_format",
+            f"method {config.method} rounds to no uniform grid, which {formats[0]} would need; "
+            "legal: dense",
+            param="formats",
+            value=formats,
+            legal=["dense"],
+        )
+    return formats
+
+
 def _resolve_group_size(config: QuantizeConfig, facts: ModelFacts) -> int:
-    multiple = 32 // config.bits if 32 % config.bits == 0 else 32  # codes fill whole int32 words
-    for layer in facts.linears:
-        for side, size in (("inputs", layer.d_in), ("outputs", layer.d_out)):
-            if size % multiple:
-                raise UserError(
-                    "layer_not_packable",
-                    f"{layer.name} has {size} {side}, not a multiple of {multiple} as "
-                    f"{config.bits}-bit codes need",
-                    param="bits",
-                    value=config.bits,
-                )
+    if config.bits is not None:
+        _check_packable(config.bits, facts)
     wanted = DEFAULT_GROUP_SIZES if config.group_size is None else (config.group_size,)
     for group_size in wanted:
         if group_size == PER_CHANNEL or all(x.d_in % group_size == 0 for x in facts.linears):
@@ -90,17 +177,102 @@ def _resolve_group_size(config: QuantizeConfig, facts: ModelFacts) -> int:
     )
 
 
-def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int:
-    if config.method == "rtn":
+def _check_packable(bits: int, facts: ModelFacts) -> None:
+    multiple = _multiple(bits)
+    for layer in facts.linears:
+        for side, size in (("inputs", layer.d_in), ("outputs", layer.d_out)):
+            if size % multiple:
+                raise UserError(
+                    "layer_not_packable",
+                    f"{layer.name} has {size} {side}, not a multiple of {multiple} as "
+                    f"{bits}-bit codes need",
+                    param="bits",
+                    value=bits,
+                )
+
+
+def packable_widths(facts: ModelFacts) -> tuple[int, ...]:
+    """The bits at which every layer can be stored."""
+    sizes = [size for layer in facts.linears for size in (layer.d_in, layer.d_out)]
+    return tuple(bits for bits in WIDTHS if not any(size % _multiple(bits) for size in sizes))
+
+
+def _multiple(bits: int) -> int:
+    """Of the sides of a layer: codes fill whole int32 words."""
+    return 32 // bits if 32 % bits == 0 else 32
+
+
+def _check_method_of_budget(config: QuantizeConfig) -> None:
+    if config.bits_per_weight is None:
+        return
+    for name, value, legal in (
+        ("method", config.method, BUDGET_METHODS),
+        ("adapter", config.adapter, BUDGET_ADAPTERS),
+    ):
+        if value not in legal:
+            raise UserError(
+                f"illegal_{name}",
+                f"bits_per_weight does not go with {name} {value}; legal: {', '.join(legal)}, or "
+                "bits instead",
+                param=name,
+                value=value,
+                legal=list(legal),
+            )
+
+
+def _check_budget(config: QuantizeConfig, group_size: int, facts: ModelFacts) -> None:
+    """Whether there is a plan at all."""
+    if config.bits_per_weight is None:
+        return
+    if group_size == PER_CHANNEL:
+        raise UserError(
+            "illegal_group_size",
+            "bits_per_weight needs groups of 32, 64 or 128 inputs, not one group a channel",
+            param="group_size",
+            value=group_size,
+            legal=list(GROUP_SIZES),
+        )
+    widths = packable_widths(facts)
+    if not widths:
+        _check_packable(WIDTHS[0], facts)  # raises, and says which layer
+    smallest = [{layer.name: LayerSpec(widths[0], group_size, 0) for layer in facts.linears}]
+    least = bits_per_weight(smallest * facts.block_count, facts, MIXED_ZERO_POINT_BITS)
+    if config.bits_per_weight < least:
+        raise UserError(
+            "budget_too_small",
+            f"bits_per_weight {config.bits_per_weight} holds no plan: {widths[0]}-bit codes with "
+            f"scales and zero points of groups of {group_size} take {least:.4f}",
+            param="bits_per_weight",
+            value=config.bits_per_weight,
+            legal={"at_least": round(least + 5e-5, 4)},
+        )
+
+
+def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
+    if config.bits_per_weight is not None:
+        return None
+    if config.method in WITHOUT_ADAPTER or config.adapter == "ia3":
         if config.rank:
+            which = (
+                "adapter ia3 has no rank"
+                if config.adapter == "ia3"
+                else f"method {config.method} has no adapter"
+            )
             raise UserError(
                 "illegal_rank",
-                "method rtn has no adapter; rank must be 0 or left out",
+                f"{which}; rank must be 0 or left out",
                 param="rank",
                 value=config.rank,
                 legal=[0],
             )
         return 0
+    if config.adapter == "dora" and config.rank == 0:
+        raise UserError(
+            "illegal_rank",
+            "dora needs a rank of 1 or more; for no adapter at all take lora with rank 0",
+            param="rank",
+            value=0,
+        )
     smallest = min(facts.linears, key=lambda layer: min(layer.d_in, layer.d_out))
     largest_rank = min(smallest.d_in, smallest.d_out)
     if config.rank is None:
@@ -110,6 +282,14 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int:
         while rank > 1 and (16 * rank * factors / weights > DEFAULT_ADAPTER_BITS):
             rank //= 2
         return min(rank, largest_rank)
+    if config.rank == 0 and config.method in ADAPTER_NEEDED:
+        raise UserError(
+            "illegal_rank",
+            f"method {config.method} is about its adapter; rank must be 1 to {largest_rank}",
+            param="rank",
+            value=0,
+            legal=[1, largest_rank],
+        )
     if config.rank > largest_rank:
         raise UserError(
             "rank_too_large",
@@ -122,7 +302,7 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int:
     return config.rank
 
 
-def _resolve_training(config: QuantizeConfig, recipe: str | None) -> Training:
+def _resolve_training(config: QuantizeConfig, recipe: str) -> Training:
     given = config.training.model_dump(exclude_none=True)
     if recipe not in TRAINING_DEFAULTS:
         if given:
@@ -134,6 +314,13 @@ def _resolve_training(config: QuantizeConfig, recipe: str | None) -> Training:
                 value=given[name],
             )
         return config.training
+    if config.method in WITHOUT_ADAPTER and given.get("lr_adapter"):
+        raise UserError(
+            "no_adapter",
+            f"method {config.method} has no adapter; leave out training.lr_adapter",
+            param="training.lr_adapter",
+            value=given["lr_adapter"],
+        )
     return TRAINING_DEFAULTS[recipe].model_copy(update=given)
 
 

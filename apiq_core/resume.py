@@ -26,6 +26,16 @@ def to_metadata(report: BlockReport, identity: Identity) -> dict[str, str]:
     return {"report": figures, "identity": json.dumps(identity)}
 
 
+def earlier_plan(out_dir: Path, identity: Identity) -> str | None:
+    """The plan of an earlier run's first block, if all else of its identity is this run's."""
+    try:
+        earlier = json.loads(_metadata(block_file(out_dir, 0))["identity"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+    plan = earlier.pop("plan", None)
+    return plan if isinstance(plan, str) and not differing(earlier, identity) else None
+
+
 def take_over(out_dir: Path, identity: Identity, on_event: OnEvent) -> list[BlockReport]:
     """The reports of the blocks that are taken over; deletes all others."""
     reports: list[BlockReport] = []

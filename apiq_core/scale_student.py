@@ -1,4 +1,4 @@
-"""What `recipe: fast` trains: the scales and A, B around codes that stay as they were rounded.
+"""What `recipe: fast` trains: scales and adapters around codes that stay as they were rounded.
 
 GPTQ's rounding is worth more than RTN's; rounding again in every step would lose it. With the
 integers fixed Q = s (q - z) is smooth in s, so nothing needs a straight-through estimator.
@@ -7,50 +7,60 @@ integers fixed Q = s (q - z) is smooth in s, so nothing needs a straight-through
 import torch
 from torch import Tensor
 
+from apiq_core.adapters import trainable
 from apiq_core.block import Layers, QuantizedLayer
-from apiq_core.lowrank import LowRank
-from apiq_core.quantizer import round_scale, to_groups, to_integers
+from apiq_core.quantizer import (
+    QuantizedWeight,
+    round_scale,
+    straight_through,
+    to_groups,
+    to_integers,
+)
 
 
 class ScaledLinear:
-    """One layer: fixed integers (O, N, G), a trained factor of each scale, trained A and B."""
+    """One layer's trained parts: a factor of each scale (O, N), an adapter. The codes are lent."""
 
     def __init__(self, start: QuantizedLayer) -> None:
-        weight = start.weight
-        self.start = start
-        zeros = weight.zero_points.float().unsqueeze(2)
-        self.integers = to_groups(weight.codes.float(), weight.group_size) - zeros
-        self.scales = weight.scales.float()
-        self.log_factor = torch.zeros_like(self.scales).requires_grad_()
-        self.a = start.adapter.a.float().requires_grad_()
-        self.b = start.adapter.b.float().requires_grad_()
+        self.start_scales = start.integers.scales.float()
+        self.log_factor = torch.zeros_like(self.start_scales).requires_grad_()
+        self.adapter = trainable(start.adapter)
 
-    def weight(self) -> Tensor:
-        scales = self.scales * self.log_factor.exp()
-        scales = scales + (round_scale(scales) - scales).detach()
-        q = self.integers * scales.unsqueeze(2)
-        return q.flatten(1) + self.b @ self.a
+    def weight(self, codes: QuantizedWeight) -> Tensor:
+        """The effective weight (O, I) with the codes and zero points of `codes`."""
+        scales = self.start_scales * self.log_factor.exp()
+        scales = straight_through(scales, round_scale(scales.detach()))
+        integers = to_groups(codes.codes.float(), codes.group_size)
+        q = (integers - codes.zero_points.float().unsqueeze(2)) * scales.unsqueeze(2)
+        return self.adapter.apply(q.flatten(1))
 
-    def result(self) -> QuantizedLayer:
-        weight = self.start.weight
-        scales = round_scale(self.scales * self.log_factor.exp())
+    def result(self, codes: QuantizedWeight) -> QuantizedLayer:
+        scales = round_scale(self.start_scales * self.log_factor.exp())
         return QuantizedLayer(
-            to_integers(weight.codes, scales, weight.zero_points, weight.bits),
-            LowRank(self.a, self.b).stored(),
+            to_integers(codes.codes, scales, codes.zero_points, codes.bits),
+            self.adapter.stored(),
         )
 
 
 class ScaleStudent:
+    """A block's layers, with the codes of `start`."""
+
     def __init__(self, start: Layers) -> None:
+        self.start = start
         self.layers = {name: ScaledLinear(layer) for name, layer in start.items()}
         self.quantizer_parameters = [layer.log_factor for layer in self.layers.values()]
+        self.rounding_parameters: list[Tensor] = []  # the codes stay
         self.adapter_parameters = [
-            factor for layer in self.layers.values() for factor in (layer.a, layer.b)
+            tensor for layer in self.layers.values() for tensor in layer.adapter.parameters()
         ]
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: layer.weight() for name, layer in self.layers.items()}
+        return {
+            name: layer.weight(self.start[name].integers) for name, layer in self.layers.items()
+        }
 
     @torch.no_grad()
     def result(self) -> Layers:
-        return {name: layer.result() for name, layer in self.layers.items()}
+        return {
+            name: layer.result(self.start[name].integers) for name, layer in self.layers.items()
+        }

@@ -6,7 +6,7 @@ B A for W' - Q (docs/explanation/method.md). What comes later sees the inputs th
 it, already quantized, really give.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ TARGET_STRENGTH = 0.5
 ALTERNATIONS = 2  # of GPTQ and the exact low rank
 
 
-def closed_form(block: Block, spec: LayerSpec, check_stop: Callable[[], None]) -> Layers:
+def closed_form(block: Block, check_stop: Callable[[], None]) -> Layers:
     """Quantize the block's layers and fit their adapters; the result is what will be stored."""
     layers: Layers = {}
     student = dict(block.teacher)
@@ -31,21 +31,28 @@ def closed_form(block: Block, spec: LayerSpec, check_stop: Callable[[], None]) -
         check_stop()
         grams = accumulate(block, student, names[0])
         weights = {name: block.linear_weights[name] for name in names}
-        layers |= quantize_layers(weights, grams, spec)
+        layers |= quantize_layers(weights, grams, block.specs)
         student = student_weights(block.teacher, layers)
     return layers
 
 
-def quantize_layers(weights: dict[str, Tensor], grams: Grams, spec: LayerSpec) -> Layers:
-    """The layers that share one input. `weights` are (O, I)."""
+def quantize_layers(
+    weights: dict[str, Tensor], grams: Grams, specs: Mapping[str, LayerSpec]
+) -> Layers:
+    """The layers that share one input, at one width and group size. `weights` are (O, I)."""
+    ranks = [specs[name].rank for name in weights]
+    ((bits, group_size),) = {(specs[name].bits, specs[name].group_size) for name in weights}
     factor = inverse_factor(grams.h)
     sizes = [len(weight) for weight in weights.values()]
     target = grams.target(torch.cat(list(weights.values())), TARGET_STRENGTH)  # (all O, I)
     low_rank = torch.zeros_like(target)
-    for _ in range(ALTERNATIONS if spec.rank else 1):
-        quantized = gptq(target - low_rank, factor, spec.bits, spec.group_size)
+    for _ in range(ALTERNATIONS if any(ranks) else 1):
+        quantized = gptq(target - low_rank, factor, bits, group_size)
         difference = (target - quantized.dequantize()).split(sizes)
-        adapters = [exact_low_rank(part, grams.h, spec.rank) for part in difference]
+        adapters = [
+            exact_low_rank(part, grams.h, rank)
+            for part, rank in zip(difference, ranks, strict=True)
+        ]
         low_rank = torch.cat([adapter.product() for adapter in adapters])
     return {
         name: QuantizedLayer(weight, adapter.stored())

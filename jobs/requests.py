@@ -124,7 +124,7 @@ class JobFields(BaseModel):
 
 
 class QuantizeRequest(QuantizeConfig, JobFields):
-    """A model to quantize, and how. Only `model` and `bits` have no default."""
+    """A model to quantize, and how. `model` and one of `bits`, `bits_per_weight` suffice."""
 
     type: Literal["quantize"] = Field("quantize", description="What kind of job this is.")
     model: Annotated[str, AfterValidator(_check_model_id)] = Field(

@@ -99,7 +99,7 @@ class JobView(BaseModel):
     state: State = Field(description="Where it is in its life; the last three are final.")
     phase: str | None = Field(
         description="What a running job is doing: downloading, calibrating, quantizing, "
-        "evaluating, packaging or uploading."
+        "polishing, evaluating, packaging or uploading."
     )
     attempt: int = Field(description="How often a worker has taken it up.")
     event_seq: int = Field(description="Of its latest event; grows whenever the job changes.")

@@ -44,7 +44,7 @@ def list_jobs(
             job.state,
             _doing(job),
             str(job.input.get("model", "")),
-            str(job.input.get("bits", "")),
+            str(job.input.get("bits") or job.input.get("bits_per_weight") or ""),
             f"{job.created_at:%Y-%m-%d %H:%M:%S}",
         )
         for job in jobs

@@ -74,6 +74,8 @@ def quantize(
         "hub_token": hub_token(hub_token_from_env),
     }
     fields = given_fields(config | own)
+    if ("bits" in fields) == ("bits_per_weight" in fields):
+        raise typer.BadParameter("give exactly one of --bits and --bits-per-weight")
     if label:
         fields["labels"] = parse_labels(label)
     with Client() as client:

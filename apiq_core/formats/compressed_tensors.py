@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apiq_core.config import LayerSpec
 from apiq_core.packing import pack, unpack
 from apiq_core.quantizer import QuantizedWeight
 
@@ -34,8 +35,14 @@ def unpack_layer(tensors: Mapping[str, Tensor], bits: int) -> QuantizedWeight:
     )
 
 
-def quantization_config(bits: int, group_size: int, dense_modules: list[str]) -> dict[str, Any]:
-    """What config.json carries; `dense_modules` are linear layers that stay as they are."""
+def quantization_config(
+    layers: Mapping[str, LayerSpec], dense_modules: list[str]
+) -> dict[str, Any]:
+    """What config.json carries; `layers`, by name inside the model, are all stored alike.
+
+    `dense_modules` are linear layers that stay as they are.
+    """
+    ((bits, group_size),) = {(spec.bits, spec.group_size) for spec in layers.values()}
     per_channel = group_size <= 0
     return {
         "quant_method": "compressed-tensors",

@@ -1,13 +1,20 @@
-"""ApiQ-lw: argmin ||X W - Xq (Q + A B^T)|| per linear layer, in closed form (eq. 4)."""
+"""ApiQ-lw: argmin ||X W - Xq (Q + A B^T)|| per linear layer (eq. 4).
+
+`closed-form` solves it without a gradient step; `paper` trains clipping and adapter as published.
+"""
 
 from collections.abc import Callable
 
 from apiq_core.block import Block, BlockResult
 from apiq_core.config import QuantizeConfig
+from apiq_core.layerwise import train_layers
 from apiq_core.warm_start import closed_form
 
 
 def quantize_block(
     block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
 ) -> BlockResult:
-    return BlockResult(closed_form(block, config.layer_spec(), check_stop))
+    if config.recipe == "paper":
+        seed = config.seed + block.index
+        return train_layers(block, config.training, seed=seed, check_stop=check_stop)
+    return BlockResult(closed_form(block, check_stop))

@@ -2,21 +2,18 @@
 
 from collections.abc import Callable
 
+from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import Block, BlockResult, QuantizedLayer
 from apiq_core.config import QuantizeConfig
-from apiq_core.lowrank import no_adapter
 from apiq_core.quantizer import round_to_nearest
 
 
 def quantize_block(
     block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
 ) -> BlockResult:
-    spec = config.layer_spec()
-    return BlockResult(
-        {
-            name: QuantizedLayer(
-                round_to_nearest(weight, spec.bits, spec.group_size), no_adapter(weight)
-            )
-            for name, weight in block.linear_weights.items()
-        }
-    )
+    layers = {}
+    for name, weight in block.linear_weights.items():
+        spec = block.specs[name]
+        rounded = round_to_nearest(weight, spec.bits, spec.group_size)
+        layers[name] = QuantizedLayer(rounded, no_adapter(weight))
+    return BlockResult(layers)

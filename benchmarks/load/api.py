@@ -9,8 +9,8 @@ from collections.abc import Callable
 from statistics import median
 
 from benchmarks.load.http_client import Figures, measure, request
-from benchmarks.load.report import show, write
 from benchmarks.load.service import COLUMNS, MODEL, api, column, server
+from benchmarks.report import show, write
 from jobs import repository
 from jobs.database import Database
 
@@ -43,7 +43,7 @@ def main() -> None:
                     for row in asyncio.run(compare(kinds(bare_port, port, ids)))
                 ]
     show(f"requests over {CONNECTIONS} connections, median of {ROUNDS} rounds", rows)
-    write("api", {"rows": rows})
+    write("load-api", {"rows": rows})
 
 
 def kinds(bare_port: int, port: int, ids: list[str]) -> dict[str, Kind]:

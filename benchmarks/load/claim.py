@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, event, insert, select
 
-from benchmarks.load.report import show, write
 from benchmarks.load.service import COLUMNS, MODEL, column
+from benchmarks.report import show, write
 from jobs import leases, maintenance, repository
 from jobs.clock import now
 from jobs.database import Database
@@ -44,7 +44,7 @@ def main() -> None:
     show(f"milliseconds of {CLAIMS} claims and of other queries", rows)
     for plan in plans:
         print(f"\n{plan['column']}: {plan['query']}: {plan['ms']} ms\n{plan['plan']}")
-    write("claim", {"rows": rows, "plans": plans})
+    write("load-claim", {"rows": rows, "plans": plans})
 
 
 def fill(database: Database, count: int) -> None:

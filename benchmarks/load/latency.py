@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.load.report import show, write
 from benchmarks.load.service import COLUMNS, MODEL, api, column, process
+from benchmarks.report import show, write
 from jobs.database import Database
 from jobs.repository import events_after
 
@@ -46,7 +46,7 @@ def main() -> None:
     imports = [{"import": names, "seconds": round(import_s(names), 2)} for names in IMPORTS]
     show(f"POST to succeeded, {JOBS} jobs one after the other", rows)
     show("the real child's imports, in a fresh process", imports)
-    write("latency", {"rows": rows, "imports": imports})
+    write("load-latency", {"rows": rows, "imports": imports})
 
 
 def one_job(http: httpx.Client, database: Database, port: int) -> dict[str, float]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from benchmarks.load.report import show, write
 from benchmarks.load.service import COLUMNS, MODEL, column, process, rss_mb
+from benchmarks.report import show, write
 from jobs import counts, repository
 from jobs.database import Database
 from jobs.schema import artifacts, job_events, jobs
@@ -57,7 +57,7 @@ def main() -> None:
             uses += [{"column": name, **sample} for sample in samples]
     show(f"{WORKERS} workers, jobs that do nothing", rows)
     show("each worker's memory and open files", uses)
-    write("queue", {"rows": rows, "uses": uses})
+    write("load-queue", {"rows": rows, "uses": uses})
 
 
 def watch(database: Database, workers: list[Any]) -> Iterator[dict[str, object]]:

@@ -11,8 +11,8 @@ from statistics import quantiles
 from typing import Any
 
 from benchmarks.load.http_client import request
-from benchmarks.load.report import show, write
 from benchmarks.load.service import COLUMNS, api, column, rss_mb
+from benchmarks.report import show, write
 from jobs import leases, repository
 from jobs.database import Database
 from jobs.job import Job
@@ -31,7 +31,7 @@ def main() -> None:
             rows.append({"column": name, **asyncio.run(follow(database, process, port))})
             database.dispose()
     show(f"{STREAMS} streams, {EVENTS_PER_SECOND} events/s: from commit to arrival", rows)
-    write("streams", {"rows": rows})
+    write("load-streams", {"rows": rows})
 
 
 async def follow(database: Database, process: Any, port: int) -> dict[str, object]:

@@ -16,8 +16,8 @@ import boto3
 import httpx
 import psutil
 
-from benchmarks.load.report import show, write
 from benchmarks.load.service import COLUMNS, MODEL, api, column
+from benchmarks.report import show, write
 from jobs import leases, repository
 from jobs.artifacts import files_prefix
 from jobs.database import Database
@@ -51,7 +51,7 @@ def main() -> None:
         with column(name) as settings:
             rows += [{"column": name, **row} for row in measure(settings)]
     show(f"one file of {SIZE_BYTES / 1e9:g} GB", rows)
-    write("transfer", {"size_bytes": SIZE_BYTES, "rows": rows})
+    write("load-transfer", {"size_bytes": SIZE_BYTES, "rows": rows})
 
 
 def measure(settings: Settings) -> list[dict[str, Any]]:

@@ -104,7 +104,9 @@ def test_every_knob_is_in_the_schema_with_its_text(document: dict[str, Any]) -> 
                 assert shown["description"] == field.description
 
     check(QuantizeConfig, schemas["QuantizeRequest"])
-    assert schemas["QuantizeRequest"]["required"] == ["bits", "model"]
+    request = schemas["QuantizeRequest"]
+    assert request["required"] == ["model"]
+    assert [way["required"] for way in request["oneOf"]] == [["bits"], ["bits_per_weight"]]
     assert schemas["QuantizeRequest"]["additionalProperties"] is False
 
 

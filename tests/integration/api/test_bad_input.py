@@ -44,6 +44,30 @@ def cut(file: Path, length: int) -> None:
             ["128", "64 inputs", "mlp.gate_proj", "legal for this model: 32, 64, -1"],
         ),
         ({"rank": 500}, "rank_too_large", "#/rank", ["rank 500", "self_attn", "legal: 0 to 32"]),
+        (
+            {"bits_per_weight": 2.5},
+            "invalid_request",
+            "#/bits_per_weight",
+            ["bits is given too, 2", "legal: one of them"],
+        ),
+        (
+            {"bits": None},
+            "invalid_request",
+            "#/bits_per_weight",
+            ["neither bits nor bits_per_weight is given"],
+        ),
+        (
+            {"bits": None, "bits_per_weight": 2.25},
+            "budget_too_small",
+            "#/bits_per_weight",
+            ["2.25", "groups of 64", "2.3750"],
+        ),
+        (
+            {"adapter": "dora", "method": "apiq-lw"},
+            "illegal_adapter",
+            "#/adapter",
+            ["apiq-bw with recipe fast or paper", "legal here: lora"],
+        ),
         ({"rank": -1}, "invalid_request", "#/rank", ["rank is -1", "legal: at least 0"]),
         (
             {"calibration": {"length": 4096}},

@@ -25,8 +25,21 @@ class TestSubmit:
         assert resolved["rank"] >= 1
         assert resolved["calibration"]["source"] == resolved["evaluation"]["source"] == "builtin"
         assert None not in resolved["training"].values()
-        assert None not in resolved.values()
+        assert [name for name, value in resolved.items() if value is None] == ["bits_per_weight"]
         assert service.http.get(job["urls"]["self"]).json() == job
+
+    def test_a_budget_in_place_of_bits(self, service: Service) -> None:
+        body = {"model": "tiny", "bits_per_weight": 3, "method": "apiq-lw"}
+        answer = service.http.post("/jobs", json=body)
+        assert answer.status_code == 202, answer.text
+        job = answer.json()
+        resolved = job["input"]
+        assert (resolved["bits"], resolved["bits_per_weight"], resolved["rank"]) == (None, 3, None)
+        # what was resolved can be asked for again, as a retry does
+        assert service.http.post(f"{job['urls']['self']}/cancel").status_code == 202
+        again = service.http.post(f"{job['urls']['self']}/retry")
+        assert again.status_code == 202, again.text
+        assert again.json()["input"] == resolved
 
     def test_wikitext2_if_the_hub_has_it(self, service: Service, hub: Hub) -> None:
         (hub.root / "datasets/ggml-org/ci").mkdir(parents=True)

@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
     "evaluation": {"samples": 2, "length": 32},
 }
 TEXT = "dataset:ds_" + "0" * 32
+BUDGET: dict[str, Any] = {"bits": None, "rank": None, "bits_per_weight": 6.0}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def figures(out_dir: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((out_dir / "report.json").read_text())
     for timed in (report, *report["blocks"]):
         assert timed.pop("seconds")
+        timed.pop("held_out_seconds", None)
     assert report.pop("peak_memory_bytes")
     return report
 
@@ -103,8 +105,15 @@ def assert_same(out_dir: Path, undisturbed: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"method": "apiq-lw", "bits": 3}, {"recipe": "paper", "training": {"epochs": 1}}],
-    ids=["fast", "closed-form", "paper"],
+    [
+        {},
+        {"method": "apiq-lw", "bits": 3},
+        {"recipe": "paper", "training": {"epochs": 1}},
+        {"adapter": "dora"},
+        BUDGET,
+        {"method": "apiq-lw", "recipe": "paper", "training": {"epochs": 1}},
+    ],
+    ids=["fast", "closed-form", "paper", "dora", "budget", "layer-wise-paper"],
 )
 def test_stopped_after_any_block(fields: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
     Run(tiny, tmp_path / "undisturbed", fields)
@@ -116,6 +125,23 @@ def test_stopped_after_any_block(fields: dict[str, Any], tiny: Path, tmp_path: P
         assert first.made + second.made == list(range(BLOCKS))
         assert second.data("warning") == []
         assert_same(out_dir, tmp_path / "undisturbed")
+
+
+def test_the_plan_is_taken_over_and_not_made_again(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Run(tiny, tmp_path / "undisturbed", BUDGET)
+    Run(tiny, tmp_path / "out", BUDGET, stop_after=1)
+    monkeypatch.delattr("apiq_core.quantize.make_plan")
+    assert Run(tiny, tmp_path / "out", BUDGET).resumed == [1]
+    assert_same(tmp_path / "out", tmp_path / "undisturbed")
+
+
+def test_another_budget_starts_over(tiny: Path, tmp_path: Path) -> None:
+    Run(tiny, tmp_path / "out", BUDGET, stop_after=2)
+    run = Run(tiny, tmp_path / "out", BUDGET | {"bits_per_weight": 5.0})
+    assert run.data("warning")[0]["differs"] == ["config.bits_per_weight", "plan"]
+    assert (run.resumed, run.made) == ([], [0, 1, 2])
 
 
 def test_stopped_again_and_again(tiny: Path, tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def test_model_and_bits_suffice() -> None:
     assert request.config() == QuantizeConfig(bits=2)
 
 
-def test_input_gives_the_same_request_back() -> None:
-    body = GOOD | {"calibration": {"samples": 3}, "revision": "main", "rank": 4}
+@pytest.mark.parametrize("width", [{"bits": 2, "rank": 4}, {"bits_per_weight": 3}])
+def test_input_gives_the_same_request_back(width: dict[str, Any]) -> None:
+    body = {"model": "m", "calibration": {"samples": 3}, "revision": "main"} | width
     request = QuantizeRequest.model_validate(body)
     kept = json.loads(json.dumps(request.to_input()))
     assert list(kept)[:4] == ["type", "model", "revision", "bits"]
@@ -42,7 +43,11 @@ def test_input_gives_the_same_request_back() -> None:
         (GOOD | {"group_size": 100}, "#/group_size", "100; legal: 32, 64, 128 or -1"),
         (GOOD | {"rank": 9999}, "#/rank", "rank is 9999; legal: at most 512"),
         (GOOD | {"group": 64}, "#/group", "group is not a field; did you mean `group_size`?"),
-        (GOOD | {"zzzz": 1}, "#/zzzz", "zzzz is not a field; legal: bits, calibration"),
+        (
+            GOOD | {"zzzz": 1},
+            "#/zzzz",
+            "zzzz is not a field; legal: adapter, bits, bits_per_weight",
+        ),
         (
             GOOD | {"calibration": {"sampels": 3}},
             "#/calibration/sampels",
@@ -54,7 +59,19 @@ def test_input_gives_the_same_request_back() -> None:
             "#/calibration/source",
             "'imagenet'; legal: `wikitext2`",
         ),
-        ({"model": "m"}, "#/bits", "bits is missing: Bits of a quantized weight"),
+        ({"bits": 2}, "#/model", "model is missing: The model: `name` or `org/name`"),
+        (
+            {"model": "m"},
+            "#/bits_per_weight",
+            "neither bits nor bits_per_weight is given; legal: one of them",
+        ),
+        (GOOD | {"bits_per_weight": 2.5}, "#/bits_per_weight", "bits is given too, 2; legal: one"),
+        ({"model": "m", "bits_per_weight": 1}, "#/bits_per_weight", "1; legal: at least 2"),
+        (
+            {"model": "m", "bits_per_weight": 2.5, "rank": 8},
+            "#/rank",
+            "rank is 8: bits_per_weight chooses the ranks; legal: leave rank out",
+        ),
         (GOOD | {"type": "finetune"}, "#/type", "'finetune'; legal: 'quantize'"),
         ([], "#", "the body is of type list; legal: a JSON object"),
         (GOOD | {"labels": {"a b": "c"}}, "#/labels", "label key 'a b'; legal: 1 to 63"),

@@ -62,7 +62,8 @@ def test_only_what_was_given_is_sent_nested_as_the_request_has_it() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["quantize", "m"],  # no --bits
+        ["quantize", "m"],  # neither --bits nor --bits-per-weight
+        ["quantize", "m", "--bits", "2", "--bits-per-weight", "2.5"],
         ["quantize", "m", "--bits", "two"],
         ["quantize", "m", "--bits", "2", "--no-such-option"],
         ["quantize", "m", "--bits", "2", "--label", "no-equals-sign"],

@@ -79,7 +79,13 @@ def _block(index: int) -> BlockReport:
         held_out_loss=[0.6, 0.54, 0.57],
         layers=[
             LayerReport(
-                name=name, d_in=d_in, d_out=d_out, output_error=0.02 * (index + 1), weight_error=0.1
+                name=name,
+                d_in=d_in,
+                d_out=d_out,
+                bits=2,
+                rank=4,
+                output_error=0.02 * (index + 1),
+                weight_error=0.1,
             )
             for name, (d_in, d_out) in LAYERS.items()
         ],

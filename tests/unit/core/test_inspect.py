@@ -149,7 +149,14 @@ def test_defaults_suit_the_model() -> None:
     assert small.recipe == "fast" and small.training.epochs is not None
     assert resolved(LLAMA_7B, recipe="paper").training.epochs == 20
     assert resolved(facts_of(LinearShape("x", 96, 96))).group_size == 32
-    assert resolved(SMOLLM2, method="rtn").rank == 0
+    for method in ("rtn", "gptq", "awq", "omniquant"):
+        assert resolved(SMOLLM2, method=method).rank == 0
+    assert resolved(SMOLLM2, method="loftq").rank == 8
+    assert resolved(SMOLLM2).formats == ["compressed-tensors"]
+    assert resolved(SMOLLM2, method="qlora").formats == ["dense"]
+    assert resolved(SMOLLM2, method="apiq-lw").recipe == "closed-form"
+    assert resolved(SMOLLM2, method="apiq-lw", recipe="paper").training.epochs == 20
+    assert resolved(SMOLLM2, method="omniquant").training.weight_decay == 0
 
 
 def test_resolving_twice_changes_nothing() -> None:
@@ -177,7 +184,14 @@ def test_layer_that_three_bits_cannot_pack() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"method": "apiq-lw", "recipe": "paper"}, "recipe"),
+        ({"method": "apiq-lw", "recipe": "fast"}, "recipe"),
+        ({"method": "gptq", "recipe": "paper"}, "recipe"),
+        ({"method": "awq", "rank": 8}, "rank"),
+        ({"method": "loftq", "rank": 0}, "rank"),
+        ({"method": "qlora", "bits": 8}, "bits"),
+        ({"method": "qlora", "formats": ["compressed-tensors"]}, "formats"),
+        ({"method": "gptq", "training": {"epochs": 3}}, "training.epochs"),
+        ({"method": "omniquant", "training": {"lr_adapter": 1e-3}}, "training.lr_adapter"),
         ({"method": "rtn", "recipe": "fast"}, "recipe"),
         ({"method": "rtn", "rank": 8}, "rank"),
         ({"method": "apiq-lw", "training": {"epochs": 3}}, "training.epochs"),

@@ -79,6 +79,16 @@ def test_the_adapter_is_spoken_of_only_where_there_is_one() -> None:
     assert "adapter" not in model_card(rtn_report()).replace("no adapter", "")
 
 
+def test_plain_weights_are_not_called_packed() -> None:
+    report = sample_report()
+    report["config"]["formats"] = ["dense"]
+    card = model_card(report)
+
+    assert "compressed-tensors" not in _front_matter(card)["tags"]
+    assert "packed" not in card and "values of quantized weights in bf16" in card
+    assert "unpacks" not in card and "as large as the original's" in card
+
+
 def test_without_evaluation() -> None:
     card = model_card(sample_report(evaluation=None, perplexity=None, kl=None))
 
@@ -87,7 +97,7 @@ def test_without_evaluation() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's own
-@pytest.mark.parametrize("method", ["apiq-lw", "rtn"])
+@pytest.mark.parametrize("method", ["apiq-lw", "rtn", "qlora"])
 def test_its_lines_load_the_artifact(
     method: str,
     tmp_path: Path,

@@ -169,7 +169,8 @@ def test_of_the_baseline_there_is_neither_adapter_nor_gradient_phase() -> None:
     text = Page(report_html(rtn_report())).text
 
     assert "this model|40.00|2.000|0.7500|4.62|155 kB" in text
-    assert "|adapter" not in text and "round to nearest, 4 bits|" not in text
+    results = text.partition("Settings")[0]
+    assert "|adapter" not in results and "round to nearest, 4 bits|" not in results
     assert "Gradient phase" not in text
     assert "Nothing was calibrated" in text
 
@@ -222,3 +223,12 @@ def test_kept_epoch(train: list[float], held_out: list[float], kept: int) -> Non
 )
 def test_figures_in_words(written: str, expected: str) -> None:
     assert written == expected
+
+
+def test_the_polish_is_shown_with_the_state_that_was_kept() -> None:
+    assert "Polish of the whole model" not in report_html(sample_report())
+    polish = {"train_loss": [0.75, 0.5], "held_out_loss": [0.9, 0.8, 0.85], "warning": None}
+    page = report_html(sample_report(polish=polish))
+    _, found = page.split("Polish of the whole model")
+    kept = found.split('<tr class="ours">')[1].split("</tr>")[0]
+    assert "epoch 1" in kept and "0.75" in kept and "0.8" in kept

@@ -58,14 +58,19 @@ def test_every_field_of_the_schema(documented: set[str]) -> None:
 
 
 def test_every_key_of_a_run_and_nothing_else(documented: set[str], tmp_path: Path) -> None:
-    config = QuantizeConfig.model_validate(
-        {
-            "bits": 2,
-            "calibration": {"samples": 2, "held_out": 1, "length": 16},
-            "evaluation": {"samples": 1, "length": 16},
-            "training": {"epochs": 1},
-        }
-    )
-    report = quantize(make_tiny(tmp_path / "tiny", layers=1), tmp_path / "out", config)
+    model = make_tiny(tmp_path / "tiny", layers=1)
+    keys: set[str] = set()
+    for width in ({"bits": 2}, {"bits_per_weight": 4.0}):
+        config = QuantizeConfig.model_validate(
+            {
+                **width,
+                "calibration": {"samples": 2, "held_out": 1, "length": 16},
+                "evaluation": {"samples": 1, "length": 16},
+                "recipe": "best",
+                "training": {"epochs": 1, "polish_epochs": 1},
+            }
+        )
+        report = quantize(model, tmp_path / f"out{len(keys)}", config)
+        keys |= set(_keys(report.model_dump(mode="json")))
 
-    assert documented == set(_keys(report.model_dump(mode="json")))
+    assert documented == keys

@@ -1,0 +1,1 @@
+"""What the core achieves, what it costs, and how it compares: `make bench`."""

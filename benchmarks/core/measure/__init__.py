@@ -1,0 +1,1 @@
+"""What a cell's own process computes: a module each, with `figures(config, inputs, work_dir)`."""

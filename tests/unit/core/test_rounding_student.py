@@ -1,0 +1,64 @@
+"""The trainable rounding of `recipe: best`."""
+
+import torch
+
+from apiq_core.adapters.lora import LowRank
+from apiq_core.block import QuantizedLayer
+from apiq_core.quantizer import round_to_nearest
+from apiq_core.rounding_student import RoundedLinear
+
+
+def layer(d_out: int = 8, d_in: int = 64, rank: int = 2) -> QuantizedLayer:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(d_out, d_in, generator=generator)
+    adapter = LowRank(
+        torch.randn(rank, d_in, generator=generator), torch.randn(d_out, rank, generator=generator)
+    )
+    return QuantizedLayer(round_to_nearest(weight, 2, 32), adapter.stored())
+
+
+def test_it_starts_at_the_layer_as_it_was_rounded() -> None:
+    start = layer()
+    student = RoundedLinear(start)
+    assert torch.allclose(student.weight(), start.merged(torch.float32), atol=1e-6)
+    result = student.result()
+    assert torch.equal(result.weight.codes, start.weight.codes)
+    assert torch.equal(result.weight.zero_points, start.weight.zero_points)
+    assert torch.equal(result.weight.scales, start.weight.scales)
+    assert torch.equal(result.adapter.a, start.adapter.a)
+
+
+def test_what_is_stored_is_what_the_graph_computed_after_training() -> None:
+    start = layer()
+    student = RoundedLinear(start)
+    steps = start.integers.scales.float().repeat_interleave(32, dim=1)
+    wanted = start.merged(torch.float32) + 0.7 * steps  # nearer to the next code than to its own
+    parameters = [student.u, student.zeros, student.log_factor, *student.adapter.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.05)
+    losses = []
+    for _ in range(60):
+        loss = (student.weight() - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    result = student.result()
+    assert (result.weight.codes != start.weight.codes).any()
+    assert result.weight.codes.max() <= 3 and result.weight.zero_points.max() <= 3
+    # A and B are stored in fp16; codes, scales and zero points are exact
+    assert torch.allclose(result.merged(torch.float32), student.weight(), atol=1e-2)
+    q = student.weight() - student.adapter.apply(torch.zeros(8, 64))
+    assert torch.allclose(result.weight.dequantize(), q, atol=1e-5)
+
+
+def test_a_code_flips_only_after_half_a_step() -> None:
+    start = layer()
+    student = RoundedLinear(start)
+    with torch.no_grad():
+        student.u.add_(0.49)
+    assert torch.equal(student.result().weight.codes, start.weight.codes)
+    with torch.no_grad():
+        student.u.add_(0.02)
+    moved = student.result().weight.codes
+    assert torch.equal(moved, (start.weight.codes + 1).clamp(max=3))
