@@ -32,6 +32,9 @@ def create_app(settings: Settings) -> FastAPI:
         context.bell.start()
         yield
         context.bell.stop()
+        # a connection that is in use now would be nobody's after `dispose`
+        for asking in (context.watcher, context.shown, context.accepted, context.keyed):
+            await asking.close()
         context.database.dispose()
 
     app = FastAPI(
