@@ -37,6 +37,9 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         context.bell.stop()
         expiry.stop()
+        # a connection that is in use now would be nobody's after `dispose`
+        for asking in (context.watcher, context.shown, context.accepted, context.keyed):
+            await asking.close()
         context.database.dispose()
 
     app = FastAPIOffline(  # /docs with scripts of our own, not of a CDN

@@ -42,6 +42,11 @@ class Together(Generic[Question, Answer]):
             self._calling = asyncio.create_task(self._call())
         return await future
 
+    async def close(self) -> None:
+        """Wait for the call that is on its way, though whoever asked may have gone."""
+        if self._calling is not None:
+            await asyncio.wait([self._calling])
+
     async def _call(self) -> None:
         while self._waiting:
             if self._waits and self._was_crowd:

@@ -5,6 +5,7 @@ Every function works in the caller's transaction.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
@@ -62,7 +63,7 @@ def lead(connection: Connection, worker_id: str, ttl_s: float) -> bool:
 def sweep(connection: Connection, settings: Settings) -> Swept:
     """Take lapsed leases back, end overdue cancels, find who waits unheard."""
     taken_back: list[Job] = []
-    lapsed = jobs.c.lease_until < now()
+    lapsed = jobs.c.lease_until < _once(now())
     for job in _pick(connection, jobs.c.state == State.RUNNING, lapsed):
         taken_back.append(leases.lose(connection, job, WORKER_LOST, settings))
     overdue = jobs.c.cancel_requested_at < from_now(-CANCEL_GRACES * settings.cancel_grace_s)
@@ -70,7 +71,7 @@ def sweep(connection: Connection, settings: Settings) -> Swept:
         taken_back.append(leases.cancelled(connection, job.id, job.attempt))
     # not `state in (queued, running)`: SQLite would rather read the whole queue
     goes_on = jobs.c.state != State.CANCELLING
-    for job in _pick(connection, jobs.c.expires_at < now(), goes_on):
+    for job in _pick(connection, jobs.c.expires_at < _once(now()), goes_on):
         taken_back.append(_expire(connection, job))
     if settings.retention_days is not None:
         oldest = from_now(-settings.retention_days * DAY_S)
@@ -152,13 +153,18 @@ def _to_ring(connection: Connection, settings: Settings) -> list[Job]:
         connection,
         jobs.c.state == State.QUEUED,
         jobs.c.run_after <= now(),
-        jobs.c.rung_at < from_now(-settings.ring_again_s),
+        jobs.c.rung_at < _once(from_now(-settings.ring_again_s)),
         order=(jobs.c.rung_at, jobs.c.id),
         limit=RINGS,
     )
     told = jobs.c.id.in_([job.id for job in waiting])
     connection.execute(update(jobs).where(told).values(rung_at=now()))
     return waiting
+
+
+def _once(moment: ColumnElement[datetime]) -> ColumnElement[datetime]:
+    """Read before the search: PostgreSQL searches no index for what may change meanwhile."""
+    return select(moment).scalar_subquery()
 
 
 def _pick(

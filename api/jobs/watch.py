@@ -46,6 +46,12 @@ class Watcher:
             self._waiters.discard(waiter)
         return True
 
+    async def close(self) -> None:
+        """Ask no more; wait for the question that is on its way."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+
     async def _poll(self) -> None:
         while self._waiters:
             waiters = list(self._waiters)

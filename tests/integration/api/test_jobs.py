@@ -1,6 +1,8 @@
 """Submit, show, list, cancel: the records behind them are real."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -131,6 +133,41 @@ class TestList:
         problem = service.refused(service.http.get("/jobs", params=query), 422, "invalid_request")
         assert [error["pointer"] for error in problem["errors"]] == [pointer]
         assert detail in problem["detail"]
+
+
+class TestAtOnce:
+    """Requests of one moment share a query or a commit; each gets what is its own."""
+
+    def test_shown_at_once(self, service: Service) -> None:
+        made = [service.submit(labels={"n": str(n)}) for n in range(5)]
+        wanted = [*(job["id"] for job in made), NO_JOB] * 4
+        with ThreadPoolExecutor(len(wanted)) as threads:
+            answers = list(threads.map(lambda job_id: service.http.get(f"/jobs/{job_id}"), wanted))
+        for job_id, answer in zip(wanted, answers, strict=True):
+            if job_id == NO_JOB:
+                service.refused(answer, 404, "job_not_found")
+            else:
+                assert answer.json() in made and answer.json()["id"] == job_id
+
+    def test_submitted_at_once(self, service: Service) -> None:
+        source = f"dataset:ds_{'0' * 32}"
+        bodies: list[dict[str, Any]] = [
+            {"model": "tiny", "bits": 2, "labels": {"n": str(n)}} for n in range(8)
+        ]
+        bodies += [
+            {"model": "none", "bits": 2},
+            {"model": "tiny", "bits": 2, "calibration": {"source": source}},
+        ]
+        with ThreadPoolExecutor(len(bodies)) as threads:
+            answers = list(threads.map(lambda body: service.http.post("/jobs", json=body), bodies))
+        *good, no_model, no_dataset = answers
+        service.refused(no_model, 422, "model_not_found")
+        service.refused(no_dataset, 422, "unknown_source")
+        assert [answer.json()["labels"] for answer in good] == [
+            body["labels"] for body in bodies[:8]
+        ]
+        listed = {job["id"] for job in service.http.get("/jobs").json()["jobs"]}
+        assert listed == {answer.json()["id"] for answer in good} and len(listed) == 8
 
 
 class TestCancel:

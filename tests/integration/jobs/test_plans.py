@@ -71,6 +71,14 @@ def test_no_query_reads_the_whole_table(filled: Database, settings: Settings, na
         assert "Seq Scan on job" not in plan and not re.search(r"SCAN job\w+(?! USING)", plan)
 
 
+def test_only_those_unheard_for_long_are_looked_at(filled: Database, settings: Settings) -> None:
+    with filled.begin() as connection, selects(connection) as asked:
+        maintenance.sweep(connection, settings)
+    plans = [plan_of(filled, *question) for question in asked]
+    (plan,) = [plan for plan in plans if "ix_jobs_rung" in plan]
+    assert re.search(r"(Index Cond: |USING INDEX ).*rung_at ?<", plan), plan
+
+
 def test_a_sweep_looks_at_the_queue_once(filled: Database, settings: Settings) -> None:
     """Whatever else it looks for, it does not go through all who wait."""
     with filled.begin() as connection, selects(connection) as asked:

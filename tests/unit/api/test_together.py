@@ -85,6 +85,26 @@ def test_who_asks_during_a_call_is_in_the_next_and_who_has_gone_harms_nobody() -
     assert isinstance(first, asyncio.CancelledError) and isinstance(third, asyncio.CancelledError)
 
 
+def test_who_closes_waits_for_a_call_that_nobody_waits_for() -> None:
+    halves = Halves()
+
+    async def ask() -> None:
+        together = Together(halves, waits=True)
+        await together.close()  # there is none
+        halves.go_on.clear()
+        asked = asyncio.create_task(together.ask(2))
+        await asyncio.sleep(0.05)
+        asked.cancel()
+        closing = asyncio.create_task(together.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        halves.go_on.set()
+        await closing
+
+    asyncio.run(ask())
+    assert halves.calls == [[2]]
+
+
 def test_a_crowd_that_comes_back_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.together.GATHER_S", 0.3)
     halves = Halves()
