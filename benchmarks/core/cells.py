@@ -55,7 +55,8 @@ class Cells:
 
     def figures(self, cell: Cell, title: str) -> Figures | None:
         """From the disk, or measured now; None if time is up or the measure failed."""
-        path = self.folder / f"{cell.measure}-{cell.key}.json"
+        key = cell.key
+        path = self.folder / f"{cell.measure}-{key}.json"
         known = read(path)
         if known is not None:
             return known
@@ -67,6 +68,9 @@ class Cells:
             figures = compute(cell, path.with_suffix(".work"))
         except subprocess.CalledProcessError as error:
             print(f"failed with exit code {error.returncode}: {title}")
+            return None
+        if cell.key != key:
+            print(f"not kept, the sources changed meanwhile: {title}")
             return None
         content = {"title": title, "config": cell.config, "machine": machine(), "figures": figures}
         temporary = path.with_suffix(".tmp")
@@ -121,7 +125,6 @@ def content_sha256(path: Path) -> str:
     return hashlib.sha256("".join(map(content_sha256, files)).encode()).hexdigest()
 
 
-@functools.cache
 def code_sha256(folders: Iterable[Path]) -> str:
     """Of what the sources say; comments and layout are no part of it."""
     digest = hashlib.sha256()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.core import cells
-from benchmarks.core.cells import Cell, Cells, code_sha256
+from benchmarks.core.cells import Cell, Cells
 
 
 class Measure:
@@ -35,10 +35,14 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _read_anew() -> None:
-    """Contents are hashed once a process; these tests change them."""
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source file that stands for all that computes; contents are hashed anew for each test."""
+    source = tmp_path / "code" / "module.py"
+    source.parent.mkdir()
+    source.write_text("x = 1")
+    monkeypatch.setattr(cells, "COMPUTES", (source.parent,))
     cells.content_sha256.cache_clear()
-    cells.code_sha256.cache_clear()
+    return source
 
 
 def test_a_cell_is_measured_once(measure: Measure, text: Path, tmp_path: Path) -> None:
@@ -77,16 +81,28 @@ def test_a_checkpoint_is_its_config_and_its_weights(tmp_path: Path) -> None:
 
 
 def test_other_code_is_another_cell_but_not_other_comments(
-    measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    measure: Measure, code: Path, tmp_path: Path
 ) -> None:
-    source = tmp_path / "code" / "module.py"
-    source.parent.mkdir()
-    monkeypatch.setattr(cells, "COMPUTES", (source.parent,))
     store, cell = Cells(tmp_path), Cell("quantized", {})
-    for code, call in (("x = 1\n", 1), ("x  =  1  # why\n", 1), ("x = 2\n", 2), ("x = 1\n", 1)):
-        source.write_text(code)
-        code_sha256.cache_clear()
+    for text, call in (("x = 1\n", 1), ("x  =  1  # why\n", 1), ("x = 2\n", 2), ("x = 1\n", 1)):
+        code.write_text(text)
         assert store.figures(cell, "") == {"call": call}
+
+
+def test_what_was_measured_while_the_code_changed_is_not_kept(
+    code: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def edit(cell: Cell, work_dir: Path) -> dict[str, Any]:
+        code.write_text("x = 2")
+        return {}
+
+    monkeypatch.setattr(cells, "compute", edit)
+    assert Cells(tmp_path).figures(Cell("quantized", {}), "the title") is None
+    assert not list(tmp_path.glob("*.json"))
+    assert "the sources changed meanwhile: the title" in capsys.readouterr().out
 
 
 def test_another_number_of_threads_is_another_cell(
