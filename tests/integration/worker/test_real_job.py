@@ -55,6 +55,9 @@ def test_quantize_through_the_real_worker(house: House, tmp_path: Path) -> None:
         good = eventually(lambda: _ended(house, good), "the end", within_s=180)
         assert good.state == State.SUCCEEDED, good.error
 
+        budget = accept(house, bits=None, bits_per_weight=4.0)
+        budget = eventually(lambda: _ended(house, budget), "the end", within_s=180)
+
         # a model that broke after it was accepted: the user's fault, in the core's own words
         bad = accept(house, model="tiny")
         weights = model / "model.safetensors"
@@ -104,6 +107,10 @@ def test_quantize_through_the_real_worker(house: House, tmp_path: Path) -> None:
     adapter.write_bytes(house.content(files["adapter/adapter_model.safetensors"].key))
     with safe_open(adapter, framework="pt") as tensors:
         assert len(list(tensors.keys())) == 2 * 7 * 2  # A and B of 7 layers in 2 blocks
+
+    assert budget.state == State.SUCCEEDED, budget.error
+    assert budget.metrics is not None and budget.metrics["bits_per_weight"]["total"] <= 4
+    assert "planning" in [e.data["phase"] for e in house.events(budget) if e.type == "phase"]
 
     assert bad.state == State.FAILED
     assert bad.error is not None
