@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -63,7 +64,9 @@ class Artifact:
         layers, rescaled = result.layers, result.rescaled or teacher
         quantized = {f"{name}.weight" for name in layers}
         tensors: dict[str, Tensor] = {}
-        for name in teacher.keys() - quantized:
+        for name in teacher:
+            if name in quantized:
+                continue
             tensor = source.load(f"{prefix}.{name}")
             if rescaled[name] is not teacher[name]:
                 tensor = rescaled[name].to(tensor.dtype)
@@ -82,9 +85,11 @@ class Artifact:
             start = f"{prefix}.{name}."
             tensors = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
             weight = self._format.unpack_layer(tensors, self.plan[index][name].bits)
-            has_adapter = tensors.keys() >= set(self._adapter.SUFFIXES)
-            adapter = self._adapter.read(tensors) if has_adapter else no_adapter(weight.codes)
-            layers[name] = QuantizedLayer(weight, adapter)
+            if tensors.keys() >= set(self._adapter.SUFFIXES):
+                layers[name] = QuantizedLayer(weight, self._adapter.read(tensors))
+            else:
+                none = no_adapter(torch.empty(weight.shape, device=self.skeleton.device))
+                layers[name] = QuantizedLayer(weight, none)
         return layers
 
     def read_rest(self, index: int) -> dict[str, Tensor]:

@@ -88,13 +88,14 @@ def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:
     _check_method_of_budget(config)
     group_size = _resolve_group_size(config, facts)
     _check_budget(config, group_size, facts)
+    training = _resolve_training(config, recipe or config.method)
     return config.model_copy(
         update={
             "recipe": recipe,
-            "formats": _resolve_formats(config),
+            "formats": _resolve_formats(config, training),
             "group_size": group_size,
             "rank": _resolve_rank(config, facts),
-            "training": _resolve_training(config, recipe or config.method),
+            "training": training,
             "calibration": _fits_context(config.calibration, "calibration", facts),
             "evaluation": _fits_context(config.evaluation, "evaluation", facts),
         }
@@ -133,7 +134,16 @@ def _check_adapter(config: QuantizeConfig, recipe: Recipe | None) -> None:
     )
 
 
-def _resolve_formats(config: QuantizeConfig) -> list[Format]:
+def _resolve_formats(config: QuantizeConfig, training: Training) -> list[Format]:
+    if config.formats == ["dense"] and training.polish_epochs:
+        raise UserError(
+            "illegal_format",
+            "the polish trains around the integers, which dense does not hold; take another format "
+            "or training.polish_epochs 0",
+            param="formats",
+            value=config.formats,
+            legal=["compressed-tensors"],
+        )
     if config.method not in NORMAL_FLOAT:
         return config.formats or ["compressed-tensors"]
     if config.bits not in NORMAL_FLOAT_BITS:

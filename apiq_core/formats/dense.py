@@ -1,7 +1,8 @@
 """Plain bf16 weights, the values that the codes stand for: every tool reads them.
 
-Legal for every method, and the only format for weights that lie on no uniform grid. As large as the
-original; what a method's codes and scales take is in the report's bits per weight.
+Legal for every method (the polish needs integers), and the only format for weights that lie on no
+uniform grid. As large as the original; what a method's codes and scales take is in the report's
+bits per weight.
 """
 
 from collections.abc import Mapping

@@ -347,8 +347,10 @@ def test_a_diverging_block_keeps_its_start_and_the_run_goes_on(tiny: Path, tmp_p
 def test_a_loss_that_is_not_finite_is_reported(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = dataclasses.replace(apiq_bw.FAST, distance=lambda out, target: out.sum() * math.nan)
-    monkeypatch.setattr(apiq_bw, "FAST", broken)
+    broken = dataclasses.replace(
+        apiq_bw.FROM_CLOSED_FORM, distance=lambda out, target: out.sum() * math.nan
+    )
+    monkeypatch.setattr(apiq_bw, "FROM_CLOSED_FORM", broken)
     events: list[Event] = []
     report = quantize(tiny, tmp_path / "out", small_config(), on_event=events.append)
     assert len(report.warnings) == 2 and "block 0" in report.warnings[0]

@@ -282,8 +282,10 @@ def test_another_evaluation_takes_the_blocks_over(tiny: Path, tmp_path: Path) ->
 def test_warnings_and_losses_that_are_not_finite_are_taken_over(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = dataclasses.replace(apiq_bw.FAST, distance=lambda out, target: out.sum() * math.nan)
-    monkeypatch.setattr(apiq_bw, "FAST", broken)
+    broken = dataclasses.replace(
+        apiq_bw.FROM_CLOSED_FORM, distance=lambda out, target: out.sum() * math.nan
+    )
+    monkeypatch.setattr(apiq_bw, "FROM_CLOSED_FORM", broken)
     Run(tiny, tmp_path / "undisturbed")
     Run(tiny, tmp_path / "out", stop_after=2)
     assert Run(tiny, tmp_path / "out").resumed == [2]

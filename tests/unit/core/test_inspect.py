@@ -186,6 +186,10 @@ def test_layer_that_three_bits_cannot_pack() -> None:
     [
         ({"method": "apiq-lw", "recipe": "fast"}, "recipe"),
         ({"method": "gptq", "recipe": "paper"}, "recipe"),
+        ({"method": "apiq-lw", "recipe": "paper", "adapter": "dora"}, "adapter"),
+        ({"method": "gptq-lora", "adapter": "ia3"}, "adapter"),
+        ({"method": "gptq", "bits": None, "bits_per_weight": 3.0}, "method"),
+        ({"recipe": "best", "formats": ["dense"]}, "formats"),
         ({"method": "awq", "rank": 8}, "rank"),
         ({"method": "loftq", "rank": 0}, "rank"),
         ({"method": "qlora", "bits": 8}, "bits"),
