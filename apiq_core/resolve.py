@@ -23,6 +23,7 @@ from apiq_core.config import (
 from apiq_core.errors import UserError
 from apiq_core.inspect import ModelFacts
 from apiq_core.plan import MIXED_ZERO_POINT_BITS, bits_per_weight
+from apiq_core.training_defaults import TRAINING_DEFAULTS
 
 DEFAULT_GROUP_SIZES = (64, 32, PER_CHANNEL)
 MAX_DEFAULT_RANK = 64
@@ -32,50 +33,6 @@ NORMAL_FLOAT_BITS = (2, 3, 4)
 # those that give each layer a width and a rank of its own
 BUDGET_METHODS = ("apiq-bw", "apiq-lw")
 BUDGET_ADAPTERS = ("lora",)
-
-# what a gradient phase needs, by recipe, or by method where it has none
-TRAINING_DEFAULTS: dict[str, Training] = {
-    "paper": Training(
-        epochs=20,
-        batch_size=1,
-        lr_quantizer=5e-3,
-        lr_adapter=5e-4,
-        weight_decay=0.1,
-        lr_rounding=0.0,
-        polish_epochs=0,
-        polish_lr=1e-3,
-    ),
-    "fast": Training(
-        epochs=2,
-        batch_size=4,
-        lr_quantizer=3e-3,
-        lr_adapter=3e-3,
-        weight_decay=0.0,
-        lr_rounding=0.0,
-        polish_epochs=0,
-        polish_lr=1e-3,
-    ),
-    "best": Training(
-        epochs=4,
-        batch_size=4,
-        lr_quantizer=3e-3,
-        lr_adapter=3e-3,
-        weight_decay=0.0,
-        lr_rounding=3e-2,
-        polish_epochs=4,
-        polish_lr=1e-3,
-    ),
-    "omniquant": Training(
-        epochs=20,
-        batch_size=1,
-        lr_quantizer=5e-3,
-        lr_adapter=0.0,
-        weight_decay=0.0,
-        lr_rounding=0.0,
-        polish_epochs=0,
-        polish_lr=1e-3,
-    ),
-}
 
 
 def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:

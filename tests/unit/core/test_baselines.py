@@ -17,7 +17,7 @@ from apiq_core.layer_errors import layer_errors
 from apiq_core.methods import METHODS, awq
 from apiq_core.quantizer import QuantizedWeight, round_to_nearest
 from apiq_core.rescaling import divide, producers
-from apiq_core.resolve import TRAINING_DEFAULTS
+from apiq_core.training_defaults import TRAINING_DEFAULTS
 from tests.tiny_models import ARCHITECTURES
 from tests.unit.core.small_block import small_block
 

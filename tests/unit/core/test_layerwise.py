@@ -13,7 +13,7 @@ from apiq_core.gram import layer_input
 from apiq_core.gram_loss import input_sums
 from apiq_core.layer_errors import layer_errors
 from apiq_core.methods import METHODS
-from apiq_core.resolve import TRAINING_DEFAULTS
+from apiq_core.training_defaults import TRAINING_DEFAULTS
 from tests.unit.core.small_block import small_block
 
 

@@ -13,7 +13,7 @@ from apiq_core.clipping_student import LOGIT_START, ClippingStudent
 from apiq_core.config import QuantizeConfig, Training
 from apiq_core.methods import apiq_bw
 from apiq_core.optimise import train_block
-from apiq_core.resolve import TRAINING_DEFAULTS
+from apiq_core.training_defaults import TRAINING_DEFAULTS
 from tests.unit.core import paper_oracle
 from tests.unit.core.small_block import small_block
 
