@@ -25,7 +25,8 @@ from apiq_client.records import Artifact, Dataset, Event, Job, JobPage
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
-TRIES = 4  # of a call that may be repeated, while the server cannot be reached
+TRIES = 4  # of a call that may be repeated, while the server cannot be reached or serve
+MAX_RETRY_AFTER_S = 10.0
 WAIT_S = 25.0  # of one question for a job's next change
 KEY = re.compile(r"[\x21-\x7e]+")
 
@@ -232,12 +233,21 @@ class Client:
         for left in reversed(range(tries)):
             try:
                 response = self._http.request(method, path, **arguments)
-                break
             except httpx.TransportError as error:
                 if not left:
                     raise Unreachable(self.url, error) from error
                 time.sleep(0.1 * 2 ** (tries - left))
+                continue
+            if not (left and method == "GET" and response.status_code == 503):
+                break
+            time.sleep(_retry_after_s(response))  # its database restarts, say
         return raise_for_problem(response)
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    """What the server asks for, within reason."""
+    asked = response.headers.get("retry-after", "")
+    return min(float(asked) if asked.isdecimal() else 1.0, MAX_RETRY_AFTER_S)
 
 
 def raise_for_problem(response: httpx.Response) -> httpx.Response:

@@ -6,7 +6,9 @@ import os
 import re
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -281,6 +283,42 @@ class TestDownload:
         with pytest.raises(DownloadError):
             client.download(job_id, artifact, tmp_path / "in")
         assert list(tmp_path.iterdir()) == []
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Answers the first two requests of a server with 503, and counts all."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.command)
+        status = 503 if len(self.asked) <= 2 else 200
+        body = b'{"code": "database_unavailable"}' if status == 503 else b'{"version": "1"}'
+        self.send_response(status)
+        self.send_header("retry-after", "0")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_a_read_is_repeated_when_the_server_asks_for_it_and_a_write_is_not() -> None:
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        with Client(f"http://127.0.0.1:{server.server_address[1]}") as client:
+            assert client.version() == {"version": "1"}
+            assert Busy.asked == ["GET"] * 3
+            Busy.asked.clear()
+            with pytest.raises(ProblemError):
+                client.cancel("job_1")
+            assert Busy.asked == ["POST"]
+        server.shutdown()
+        thread.join()
 
 
 def test_newer_servers_may_add_fields(client: Client, job_id: str) -> None:
