@@ -44,7 +44,7 @@ class Together(Generic[Question, Answer]):
 
     async def close(self) -> None:
         """Wait for the call that is on its way, though whoever asked may have gone."""
-        if self._calling is not None:
+        if self._calling is not None and not self._calling.done():
             await asyncio.wait([self._calling])
 
     async def _call(self) -> None:

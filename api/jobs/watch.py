@@ -48,7 +48,7 @@ class Watcher:
 
     async def close(self) -> None:
         """Ask no more; wait for the question that is on its way."""
-        if self._polling is not None:
+        if self._polling is not None and not self._polling.done():
             self._polling.cancel()
             await asyncio.wait([self._polling])
 

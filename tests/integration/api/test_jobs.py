@@ -161,7 +161,7 @@ class TestAtOnce:
         with ThreadPoolExecutor(len(bodies)) as threads:
             answers = list(threads.map(lambda body: service.http.post("/jobs", json=body), bodies))
         *good, no_model, no_dataset = answers
-        service.refused(no_model, 422, "model_not_found")
+        service.refused(no_model, 503, "hub_unreachable")
         service.refused(no_dataset, 422, "unknown_source")
         assert [answer.json()["labels"] for answer in good] == [
             body["labels"] for body in bodies[:8]
