@@ -223,7 +223,7 @@ class S3(Server):
         return [
             str(Path(sys.executable).with_name("weed")),
             *("server", "-s3", f"-dir={self.directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-            *("-master.volumeSizeLimitMB=64", "-volume.max=100", "-volume.minFreeSpace=0"),
+            *("-master.volumeSizeLimitMB=64", "-volume.max=400", "-volume.minFreeSpace=0"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"),
             *("-master.electionTimeout=1s", f"-s3.config={self._identities}"),
             *flags,
