@@ -1,6 +1,7 @@
 """Fetch a file so that it is whole or not there: resume by Range, verify the sha256, rename."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from apiq_client.errors import DownloadError, ProblemError, Unreachable
+from apiq_client.errors import ApiqError, DownloadError, ProblemError, Unreachable
 from apiq_client.records import Artifact
 
 OnBytes = Callable[[int], None]  # called with the number of bytes that just became available
@@ -16,6 +17,19 @@ OnBytes = Callable[[int], None]  # called with the number of bytes that just bec
 CHUNK_BYTES = 1024 * 1024
 TRIES = 6  # in a row that bring not a single byte
 PAUSE_S = 0.3
+
+
+def check_directory(directory: Path, job_id: str) -> None:
+    """Refuse a directory with another job's files: what only that job has would stay among ours."""
+    try:
+        there = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["job"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if there != job_id:
+        raise ApiqError(
+            "directory_taken",
+            f"{directory} has the files of {there}; legal: another directory, or that one emptied",
+        )
 
 
 def download(

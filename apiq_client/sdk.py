@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import httpx
 
-from apiq_client.download import OnBytes, download
+from apiq_client.download import OnBytes, check_directory, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
 from apiq_client.records import Artifact, Dataset, Event, Job, JobPage
@@ -185,7 +185,8 @@ class Client:
     def download_all(
         self, job_id: str, directory: str | Path, *, on_bytes: OnBytes | None = None
     ) -> list[Path]:
-        """Fetch every artifact of a job."""
+        """Fetch every artifact of a job; raises `ApiqError` where another job's files are."""
+        check_directory(Path(directory), job_id)
         return [
             self.download(job_id, artifact, directory, on_bytes=on_bytes)
             for artifact in self.artifacts(job_id)

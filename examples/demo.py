@@ -158,4 +158,7 @@ def show(rows: list[dict], total_seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; `make demo` begins anew")

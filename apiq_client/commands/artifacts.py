@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from apiq_client.commands.jobs import AsJson, JobId
+from apiq_client.download import check_directory
 from apiq_client.errors import ApiqError
 from apiq_client.sdk import Client
 from apiq_client.terminal import describe_bytes, err, print_json, print_table, show_bytes
@@ -49,7 +50,13 @@ def download(
             if not pattern or any(fnmatch.fnmatchcase(artifact.path, x) for x in pattern)
         ]
         if not artifacts:
-            raise ApiqError("artifact_not_found", f"{job_id} has no artifact like {pattern}")
+            like = ", ".join(pattern or ())
+            raise ApiqError(
+                "artifact_not_found",
+                f"{job_id} has no artifact like {like}; legal: patterns of the paths that "
+                f"`apiq artifacts list {job_id}` shows, and --dir for where to",
+            )
+        check_directory(directory, job_id)
         total_bytes = sum(artifact.size_bytes for artifact in artifacts)
         with show_bytes(total_bytes) as on_bytes:
             for artifact in artifacts:

@@ -60,8 +60,10 @@ def show(job_id: JobId, json: AsJson = False) -> None:
     if json:
         print_json(job)
         return
-    for name, value in _flat(job.model_dump(mode="json")):
-        out.print(f"{name:36}{value}")
+    rows = list(_flat(job.model_dump(mode="json")))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        out.print(f"{name:{width}}  {value}")
 
 
 @app.command()

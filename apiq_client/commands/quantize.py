@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from apiq_client.download import check_directory
 from apiq_client.errors import JobFailed
 from apiq_client.options import given_fields, with_config_options
 from apiq_client.records import Job
@@ -98,6 +99,7 @@ def quantize(
 
 
 def _download(client: Client, job_id: str, directory: Path) -> None:
+    check_directory(directory, job_id)
     artifacts = client.artifacts(job_id)
     total_bytes = sum(artifact.size_bytes for artifact in artifacts)
     with show_bytes(total_bytes) as on_bytes:

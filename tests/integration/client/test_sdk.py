@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 
 from apiq_client import (
+    ApiqError,
     Artifact,
     Client,
     DownloadError,
@@ -324,3 +325,17 @@ def test_a_read_is_repeated_when_the_server_asks_for_it_and_a_write_is_not() -> 
 def test_newer_servers_may_add_fields(client: Client, job_id: str) -> None:
     answer = json.loads(client.job(job_id).model_dump_json()) | {"new_field": 1}
     assert type(client.job(job_id)).model_validate(answer).id == job_id
+
+
+def test_the_files_of_two_jobs_do_not_mix(live: Live, client: Client, tmp_path: Path) -> None:
+    jobs = []
+    for _ in range(2):
+        job_id = client.quantize("tiny", bits=2).id
+        manifest = json.dumps({"job": job_id}).encode()
+        live.publish(live.claim_only(job_id), {"manifest.json": manifest})
+        jobs.append(job_id)
+    client.download_all(jobs[0], tmp_path)
+    client.download_all(jobs[0], tmp_path)  # again is no error
+    with pytest.raises(ApiqError, match=f"has the files of {jobs[0]}"):
+        client.download_all(jobs[1], tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["job"] == jobs[0]
