@@ -161,9 +161,13 @@ def test_stock_peft_reads_every_adapter(
     model_dir = make_tiny(tmp_path / "source", architecture)
     give_biases(model_dir)
     start = ADAPTERS[adapter].start
+    generator = torch.Generator().manual_seed(0)
 
     def far_from_the_start(*args: Any, **kwargs: Any) -> Any:
-        return start(*args, **kwargs).each(lambda x: x * (1 + 0.3 * torch.randn(x.shape)))
+        def move(x: torch.Tensor) -> torch.Tensor:
+            return x * (1 + 0.3 * torch.randn(x.shape, generator=generator))
+
+        return start(*args, **kwargs).each(move)
 
     monkeypatch.setattr(ADAPTERS[adapter], "start", far_from_the_start)
     config = small_config(adapter=adapter, recipe=recipe, training={"epochs": 0})
@@ -175,7 +179,8 @@ def test_stock_peft_reads_every_adapter(
     adapted = PeftModel.from_pretrained(model, tmp_path / "out" / "adapter")
     perplexity = report.perplexity["quantized_with_adapter"]
     assert stock_perplexity(adapted, windows) == pytest.approx(perplexity, rel=5e-3)
-    assert perplexity != pytest.approx(report.perplexity["quantized"], rel=5e-3)
+    assert report.kl is not None  # of a random model, perplexity may stay the same by chance
+    assert report.kl["quantized_with_adapter"] != pytest.approx(report.kl["quantized"], rel=0.05)
     stored = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
     stored_bits = 8 * sum(tensor.nbytes for tensor in stored.values())
     assert report.bits_per_weight.adapter == pytest.approx(
