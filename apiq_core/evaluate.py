@@ -20,12 +20,11 @@ from apiq_core.block import QuantizedLayer, student_weights
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.meter import Kind, Meter
 from apiq_core.quantizer import round_to_nearest
-from apiq_core.skeleton import Head, Skeleton, Weights, run_block
+from apiq_core.skeleton import LOGIT_TOKENS, Head, Skeleton, Weights, run_block
 from apiq_core.stream import BATCH_TOKENS
 
 FULL_PRECISION = "full_precision"
 NETWORKS = (FULL_PRECISION, "rtn", "quantized", "quantized_with_adapter")
-LOGIT_TOKENS = 512  # the head runs on so many tokens at a time: logits are wide
 
 
 @dataclass

@@ -26,11 +26,10 @@ from apiq_core.inspect import ModelFacts
 from apiq_core.meter import Meter
 from apiq_core.optimise import relative_distance, warmup_cosine
 from apiq_core.scale_student import ScaledLinear
-from apiq_core.skeleton import Skeleton, run_block
+from apiq_core.skeleton import LOGIT_TOKENS, Skeleton, run_block
 from apiq_core.stream import Stream
 
 FORWARDS = 4  # what a step costs: forward, again for the gradient, and backward, which is two
-LOGIT_TOKENS = 512  # the head runs on so many tokens at a time: logits are wide
 
 
 class Polished(BaseModel):

@@ -22,9 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.events import CheckStop
-from apiq_core.skeleton import Skeleton, Weights, run_block
-
-HEAD_TOKENS = 512  # the head runs on so many tokens at a time: logits are wide
+from apiq_core.skeleton import LOGIT_TOKENS, Skeleton, Weights, run_block
 
 
 def sensitivities(
@@ -70,7 +68,7 @@ def _loss_gradient(skeleton: Skeleton, source: Checkpoint, hidden: Tensor, seed:
     head = skeleton.head(source)
     generator = torch.Generator(skeleton.device).manual_seed(seed)
     gradients = []
-    for part in hidden.flatten(0, 1).split(HEAD_TOKENS):
+    for part in hidden.flatten(0, 1).split(LOGIT_TOKENS):
         states = part.to(skeleton.device).requires_grad_()
         logits = head.logits(states)
         labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)
