@@ -12,6 +12,7 @@ from apiq_core.block import Block
 from apiq_core.skeleton import Weights, layer_inputs
 
 DAMPING = 1e-2  # lambda, relative to H's mean diagonal
+PANEL = 384  # columns of a symmetric sum that are added in one product
 
 
 @dataclass
@@ -25,28 +26,42 @@ class Grams:
         `weight` (O, I); `strength` a in 0 .. 1 guards against over-fitting few tokens. The form
         H'^-1 K W would let the damping pull the target to zero.
         """
-        shift = torch.cholesky_solve(self.k_minus_h @ weight.T, torch.linalg.cholesky(self.h))
+        lower = torch.linalg.cholesky(self.h)
+        if len(weight) > len(self.h):  # solve for the smaller side
+            shift = torch.cholesky_solve(self.k_minus_h, lower) @ weight.T
+        else:
+            shift = torch.cholesky_solve(self.k_minus_h @ weight.T, lower)
         return weight + strength * shift.T
 
 
 @torch.no_grad()
 def accumulate(block: Block, student: Weights, name: str) -> Grams:
-    """Sum H and K over the training windows at the input of layer `name`."""
+    """Sum H and K - H over the training windows at the input of layer `name`."""
     stream = block.stream
     d_in = block.teacher[f"{name}.weight"].shape[1]
     h = torch.zeros(d_in, d_in, device=stream.device)
-    k = torch.zeros_like(h)
+    k_minus_h = torch.zeros_like(h)
     tokens = 0
     for batch in stream.batches("train"):
         inputs = layer_input(block, block.teacher, name, stream.x[batch])
         inputs_q = layer_input(block, student, name, stream.xq[batch])
-        h.addmm_(inputs_q.T, inputs_q)
-        k.addmm_(inputs_q.T, inputs)
+        add_gram(h, inputs_q)
+        k_minus_h.addmm_(inputs_q.T, inputs - inputs_q)  # of the difference: nothing cancels
         tokens += len(inputs)
-    h /= tokens
-    k /= tokens
-    k_minus_h = k - h
-    return Grams(damp(h), k_minus_h)
+    return Grams(damp(mirror(h) / tokens), k_minus_h / tokens)
+
+
+def add_gram(total: Tensor, inputs: Tensor) -> None:
+    """Add X^T X (I, I) of `inputs` X (tokens, I), but for what `mirror` fills in at the end."""
+    for start in range(0, len(total), PANEL):
+        end = start + PANEL
+        total[:end, start:end].addmm_(inputs[:, :end].T, inputs[:, start:end])
+
+
+def mirror(total: Tensor) -> Tensor:
+    """The symmetric matrix (I, I) of which `total` has the part on and above the diagonal."""
+    upper = total.triu(1)
+    return total.triu() + upper.T
 
 
 def damp(h: Tensor) -> Tensor:
@@ -63,9 +78,9 @@ def own_gram(block: Block, student: Weights, name: str) -> Tensor:
     tokens = 0
     for batch in block.stream.batches("train"):
         inputs_q = layer_input(block, student, name, block.stream.xq[batch])
-        h.addmm_(inputs_q.T, inputs_q)
+        add_gram(h, inputs_q)
         tokens += len(inputs_q)
-    return damp(h / tokens)
+    return damp(mirror(h) / tokens)
 
 
 def layer_input(block: Block, weights: Weights, name: str, hidden: Tensor) -> Tensor:

@@ -17,19 +17,10 @@ SUBSPACE_ITERATIONS = 8
 
 def exact_low_rank(difference: Tensor, gram: Tensor, rank: int) -> LowRank:
     """Factors of `rank` for `difference` = W' - Q (O, I) under the damped `gram` H (I, I)."""
-    d_out, d_in = difference.shape
     if rank == 0:
         return no_adapter(difference)
-    if d_out <= d_in:  # M = S D^T (I, O); M^T M = D H D^T has the smaller side
-        _, right = _top_eigenpairs(difference @ gram @ difference.T, rank)  # V_r (O, R)
-        a, b = right.T @ difference, right  # S^-1 M V_r = D^T V_r: no solve is needed
-    else:
-        lower = torch.linalg.cholesky(gram)  # H = L L^T, so S = L^T
-        transformed = difference @ lower  # M^T (O, I)
-        _, left = _top_eigenpairs(transformed.T @ transformed, rank)  # U_r (I, R)
-        a = torch.linalg.solve_triangular(lower.T, left, upper=True).T  # (S^-1 U_r)^T
-        b = transformed @ left  # V_r Sigma_r
-    return _balance(a, b)
+    _, b = _top_eigenpairs(difference, gram, rank)  # V_r (O, R)
+    return _balance(b.T @ difference, b)  # S^-1 M V_r = D^T V_r: no factor S is needed
 
 
 def residuals(difference: Tensor, gram: Tensor, ranks: Sequence[int]) -> list[float]:
@@ -37,36 +28,33 @@ def residuals(difference: Tensor, gram: Tensor, ranks: Sequence[int]) -> list[fl
 
     `difference` = W' - Q (O, I), `gram` H (I, I): the sum of sigma_i^2 beyond the rank.
     """
-    d_out, d_in = difference.shape
-    if d_out <= d_in:
-        symmetric = difference @ gram @ difference.T
-    else:
-        transformed = difference @ torch.linalg.cholesky(gram)
-        symmetric = transformed.T @ transformed
-    total = float(symmetric.trace())
+    total = float(((difference @ gram) * difference).sum())
     if max(ranks) == 0:
         return [total] * len(ranks)
-    squares, _ = _top_eigenpairs(symmetric, max(ranks))  # sigma_i^2
+    squares, _ = _top_eigenpairs(difference, gram, max(ranks))  # sigma_i^2
     covered = squares.clamp(min=0).cumsum(0).tolist()
     return [max(total - (covered[rank - 1] if rank else 0.0), 0.0) for rank in ranks]
 
 
-def _top_eigenpairs(symmetric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Largest first: values (rank) and orthonormal vectors (n, rank).
+def _top_eigenpairs(difference: Tensor, gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Of M^T M = D H D^T, M = S D^T, largest first: values (R) and orthonormal vectors (O, R).
 
-    By subspace iteration where that is much less work than all of them.
+    By subspace iteration where that is much less work than all of them; M^T M is not formed then.
     """
+    d_out = len(difference)
     subspace = 2 * rank + 8
-    if subspace > symmetric.shape[0] // 4:
-        all_values, all_vectors = torch.linalg.eigh(symmetric)
+    if subspace > d_out // 4:
+        all_values, all_vectors = torch.linalg.eigh(difference @ gram @ difference.T)
         return all_values[-rank:].flip(0), all_vectors[:, -rank:].flip(1)
-    generator = torch.Generator(symmetric.device).manual_seed(0)
-    basis: Tensor = torch.randn(
-        symmetric.shape[0], subspace, generator=generator, device=symmetric.device
-    )
+
+    def product(vectors: Tensor) -> Tensor:
+        return difference @ (gram @ (difference.T @ vectors))
+
+    generator = torch.Generator(difference.device).manual_seed(0)
+    basis: Tensor = torch.randn(d_out, subspace, generator=generator, device=difference.device)
     for _ in range(SUBSPACE_ITERATIONS):
-        basis = torch.linalg.qr(symmetric @ basis).Q
-    values, vectors = torch.linalg.eigh(basis.T @ symmetric @ basis)
+        basis = torch.linalg.qr(product(basis)).Q
+    values, vectors = torch.linalg.eigh(basis.T @ product(basis))
     return values[-rank:].flip(0), basis @ vectors[:, -rank:].flip(1)
 
 

@@ -69,8 +69,7 @@ def train_block(
         {"params": student.rounding_parameters, "lr": training.lr_rounding or 0.0},
         {"params": student.adapter_parameters, "lr": training.lr_adapter},
     ]
-    on_gpu = block.stream.device.type == "cuda"
-    optimizer = torch.optim.AdamW(parameters, weight_decay=training.weight_decay or 0, fused=on_gpu)
+    optimizer = torch.optim.AdamW(parameters, weight_decay=training.weight_decay or 0, fused=True)
     batches = list(block.stream.batches("train", batch_size))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, warmup_cosine(epochs * len(batches)) if recipe.cosine else constant
