@@ -23,7 +23,7 @@ from torch import Tensor
 from apiq_core.adapters import ADAPTERS
 from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import BlockResult, Layers, QuantizedLayer
-from apiq_core.checkpoint import Checkpoint, disk_errors, write_tensors, write_text
+from apiq_core.checkpoint import BACKEND, Checkpoint, disk_errors, write_tensors, write_text
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.formats import FORMATS, MIXED
 from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json
@@ -79,7 +79,7 @@ class Artifact:
     def read_block(self, index: int) -> Layers:
         """The layers as they were stored: what is evaluated is what will be loaded."""
         prefix = self.skeleton.block_name(index)
-        stored = load_file(self._file(index), device=str(self.skeleton.device))
+        stored = load_file(self._file(index), device=str(self.skeleton.device), backend=BACKEND)
         layers: Layers = {}
         for name in self.skeleton.linears:
             start = f"{prefix}.{name}."
@@ -96,7 +96,7 @@ class Artifact:
         """The block's other tensors as they were stored, in the compute dtype."""
         prefix = self.skeleton.block_name(index) + "."
         linear = tuple(f"{name}." for name in self.skeleton.linears)
-        with safe_open(self._file(index), framework="pt") as stored:
+        with safe_open(self._file(index), framework="pt", backend=BACKEND) as stored:
             names = [key.removeprefix(prefix) for key in stored.keys()]  # noqa: SIM118
             return {
                 name: stored.get_tensor(prefix + name).to(self.skeleton.device, self.skeleton.dtype)
@@ -112,7 +112,7 @@ class Artifact:
         with disk_errors():
             polished_dir(self.out_dir).mkdir(parents=True, exist_ok=True)
         for index in range(len(self.skeleton.blocks)):
-            tensors = load_file(block_file(self.out_dir, index))
+            tensors = load_file(block_file(self.out_dir, index), backend=BACKEND)
             tensors |= self._layer_tensors(self.skeleton.block_name(index), layers_of(index))
             write_tensors(polished_file(self.out_dir, index), tensors)
         self._polished = True
@@ -164,7 +164,7 @@ class Artifact:
 
     def _split_block(self, index: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A block's packed weights, as a reader of the checkpoint wants them, and its adapters."""
-        stored = load_file(self._file(index))
+        stored = load_file(self._file(index), backend=BACKEND)
         suffixes = self._adapter.SUFFIXES
         adapters = {k: stored.pop(k) for k in list(stored) if k.endswith(suffixes)}
         return stored, adapters

@@ -15,6 +15,9 @@ from torch import Tensor
 from apiq_core.errors import InfraError, UserError
 from apiq_core.inspect import weight_files
 
+# mapped pages of a checkpoint would stay resident, so that memory grew with the number of blocks
+BACKEND = "pread"
+
 
 class Checkpoint:
     """The tensors of a checkpoint folder by name; only what is asked for is read."""
@@ -23,7 +26,8 @@ class Checkpoint:
         self._stack = ExitStack()
         self._holder: dict[str, Any] = {}
         for file in weight_files(model_dir):
-            handle = self._stack.enter_context(safe_open(file, framework="pt"))
+            opened = safe_open(file, framework="pt", backend=BACKEND)
+            handle = self._stack.enter_context(opened)
             self._holder |= dict.fromkeys(handle.keys(), handle)
 
     @property
