@@ -5,15 +5,14 @@ B at 0, alpha = 16; another adapter than LoRA starts where it changes nothing of
 passes gradients straight through.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from apiq_core.adapters import Adapter, trainable
-from apiq_core.adapters.lora import LowRank
+from apiq_core.adapters.lora import LowRank, random_start
 from apiq_core.block import Block, Layers, QuantizedLayer
 from apiq_core.config import LayerSpec
 from apiq_core.quantizer import (
@@ -43,7 +42,8 @@ class ClippedLinear:
         self.low, self.high = extrema(self.groups)  # (O, N)
         self.gamma = torch.full_like(self.high, LOGIT_START).requires_grad_()
         self.beta = torch.full_like(self.low, LOGIT_START).requires_grad_()
-        low_rank = start_of_lora(weight, spec.rank)
+        scaling = LORA_ALPHA / max(spec.rank, 1)
+        low_rank = random_start(weight, spec.rank, scaling=scaling)
         self.adapter = trainable(adapt(self.dequantized().detach(), low_rank))
 
     def fake_quantize(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,15 +74,6 @@ class ClippedLinear:
         codes, scales, zeros = self.fake_quantize()
         integers = to_integers(codes.flatten(1), scales, zeros, self.bits)
         return QuantizedLayer(integers, self.adapter.stored())
-
-
-def start_of_lora(weight: Tensor, rank: int) -> LowRank:
-    """PEFT's: A random, B = 0."""
-    d_out, d_in = weight.shape
-    a = weight.new_empty(rank, d_in)
-    if rank:
-        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-    return LowRank(a, weight.new_zeros(d_out, rank), scaling=LORA_ALPHA / max(rank, 1))
 
 
 class ClippingStudent:

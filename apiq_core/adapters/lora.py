@@ -1,12 +1,13 @@
 """LoRA (Hu et al., arXiv 2106.09685): W = Q + B A."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from peft import LoraConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from apiq_core.adapters.peft_json import last_names, plain
 
@@ -64,6 +65,20 @@ def no_adapter(weight: Tensor) -> LowRank:
     """Factors of rank 0 for a layer of `weight` (O, I)."""
     d_out, d_in = weight.shape
     return LowRank(weight.new_zeros(0, d_in), weight.new_zeros(d_out, 0))
+
+
+def random_start(
+    weight: Tensor, rank: int, *, scaling: float = 1.0, generator: torch.Generator | None = None
+) -> LowRank:
+    """LoRA's own for a layer of `weight` (O, I): A kaiming-uniform(sqrt 5), B zero.
+
+    So it changes nothing yet. Drawn on the CPU, from `generator` or the default one.
+    """
+    d_out, d_in = weight.shape
+    a = torch.empty(rank, d_in)
+    if rank:
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+    return LowRank(a.to(weight.device), weight.new_zeros(d_out, rank), scaling)
 
 
 def lora_config(tensors: Mapping[str, Tensor], layer_count: int, **fields: Any) -> dict[str, Any]:

@@ -122,5 +122,5 @@ def projection(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 def flatness(rows: Sequence[dict[str, Any]], column: str) -> float:
     """Largest over smallest."""
-    values = [row[column] for row in rows]
+    values: list[float] = [row[column] for row in rows]
     return max(values) / min(values)

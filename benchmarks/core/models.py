@@ -4,8 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -81,7 +82,8 @@ def random_model(
         if like.dim() == 1:  # a norm
             return torch.ones(like.shape, dtype=torch.bfloat16)
         scale = like.shape[1] ** -0.5
-        return (scale * torch.randn(like.shape, generator=generator)).to(torch.bfloat16)
+        weight: Tensor = scale * torch.randn(like.shape, generator=generator)
+        return weight.to(torch.bfloat16)
 
     def shards() -> Iterator[dict[str, Tensor]]:
         """One a block, so that a large model is never in memory as a whole."""
@@ -94,7 +96,9 @@ def random_model(
     return _write(path, config.to_dict() | {"dtype": "bfloat16"}, shards(), like)
 
 
-def _write(path: Path, config: dict, shards: Iterator[dict] | list[dict], like: Path) -> Path:
+def _write(
+    path: Path, config: dict[str, Any], shards: Iterable[dict[str, Tensor]], like: Path
+) -> Path:
     """Appears whole or not at all; the tokenizer is that of `like`."""
     scratch = path.with_name(f".{path.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)

@@ -18,9 +18,8 @@ def main(options: Namespace) -> None:
     store, given = cells(options), setting(options)
     rows: list[dict[str, Any]] = []
     for bits in options.bits:
-        runs = [
-            (name, name, None) for name in taking_part(ALL if bits == 2 else MAIN, options.only)
-        ]
+        names = taking_part(ALL if bits == 2 else MAIN, options.only)
+        runs: list[tuple[str, str, int | None]] = [(name, name, None) for name in names]
         if bits == 3 and any(name == CLOSED_FORM for name, _, _ in runs):
             runs.append((NO_ADAPTER, CLOSED_FORM, 0))
         for label, name, rank in runs:

@@ -84,11 +84,8 @@ def check(database: Database) -> None:
     """Every job succeeded, at its first attempt, with one history and its two files."""
     with database.read() as connection:
         rows = connection.execute(select(jobs.c.state, jobs.c.attempt, jobs.c.event_seq)).all()
-        kinds = dict(
-            connection.execute(
-                select(job_events.c.type, func.count()).group_by(job_events.c.type)
-            ).all()
-        )
+        counted = select(job_events.c.type, func.count()).group_by(job_events.c.type)
+        kinds = {kind: count for kind, count in connection.execute(counted)}
         files = connection.execute(select(func.count()).select_from(artifacts)).scalar()
     assert {tuple(row) for row in rows} == {(State.SUCCEEDED, 1, len(ATTEMPT))}, set(rows)
     assert kinds == {kind: JOBS * ATTEMPT.count(kind) for kind in ATTEMPT}, kinds

@@ -113,4 +113,5 @@ def api(settings: Settings) -> Iterator[tuple[Any, int]]:
 
 
 def rss_mb(running: psutil.Process) -> float:
-    return round(running.memory_info().rss / 1e6, 1)
+    size_mb: float = round(running.memory_info().rss / 1e6, 1)
+    return size_mb

@@ -114,4 +114,5 @@ async def cpu_of(process: Any, doing: Any) -> float:
     before, began = process.cpu_times(), time.monotonic()
     await doing
     after, seconds = process.cpu_times(), time.monotonic() - began
-    return (after.user + after.system - before.user - before.system) / seconds
+    spent_s: float = after.user + after.system - before.user - before.system
+    return spent_s / seconds

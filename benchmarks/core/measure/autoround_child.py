@@ -56,7 +56,8 @@ def dequantize(module: torch.nn.Linear, group_size: int) -> torch.Tensor:
     """
     d_out, d_in = module.weight.shape
     groups = module.weight.data.float().reshape(d_out, -1, group_size)
-    scales = module.scale.float().reshape(d_out, d_in // group_size, 1)
+    stored: torch.Tensor = module.scale  # type: ignore[assignment]
+    scales = stored.float().reshape(d_out, d_in // group_size, 1)
     return ((groups / scales).round() * scales).reshape(d_out, d_in)
 
 

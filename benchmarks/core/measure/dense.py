@@ -33,12 +33,13 @@ def windows(
 def load(model_dir: Path, adapter_dir: Path | None = None) -> PreTrainedModel:
     """A checkpoint, packed or not, with its adapter merged in if that is there."""
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=torch.float32, local_files_only=True
     )
     if adapter_dir is not None and adapter_dir.is_dir():
         model = PeftModel.from_pretrained(model, adapter_dir).merge_and_unload()
-    return model.eval()
+    model.eval()
+    return model
 
 
 def judge(

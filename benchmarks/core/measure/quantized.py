@@ -25,7 +25,7 @@ def figures(config: dict[str, Any], inputs: dict[str, Path], work_dir: Path) -> 
     report = quantize(inputs["model"], out_dir, quantize_config, texts=texts)
     model = dense.load(out_dir / "model", out_dir / "adapter")
     file_bits = 8 * file_bytes(out_dir) / report.parameter_count
-    if report.config.formats[0] == "dense":  # its files hold no codes
+    if report.config.formats == ["dense"]:  # its files hold no codes
         facts = inspect_model(inputs["model"])
         file_bits = bits_per_parameter(report.bits_per_weight.total, facts)
     return {
