@@ -44,12 +44,13 @@ def list_jobs(
             job.state,
             _doing(job),
             str(job.input.get("model", "")),
+            " ".join(str(job.input[key]) for key in ("method", "recipe") if job.input.get(key)),
             str(job.input.get("bits") or job.input.get("bits_per_weight") or ""),
             f"{job.created_at:%Y-%m-%d %H:%M:%S}",
         )
         for job in jobs
     )
-    print_table(("ID", "STATE", "DOING", "MODEL", "BITS", "CREATED (UTC)"), rows)
+    print_table(("ID", "STATE", "DOING", "MODEL", "METHOD", "BITS", "CREATED (UTC)"), rows)
 
 
 @app.command()

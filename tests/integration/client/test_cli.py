@@ -187,7 +187,7 @@ def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
     job_id = apiq("quantize", "tiny", "--bits", "2", "--label", "x=1").stdout.strip()
     header, row = apiq("jobs", "list", "--label", "x=1").stdout.splitlines()
     assert header.split()[:2] == ["ID", "STATE"]
-    assert row.split()[:2] == [job_id, "queued"]
+    assert row.split()[2:6] == ["tiny", "apiq-bw", "fast", "2"]
     assert row.split()[2:4] == ["tiny", "2"]
     listed = json.loads(apiq("jobs", "list", "--label", "x=1", "--json").stdout)
     assert [job["id"] for job in listed["jobs"]] == [job_id]
