@@ -11,7 +11,9 @@ from torch import Tensor
 from apiq_core.block import Block
 from apiq_core.skeleton import Weights, layer_inputs
 
-DAMPING = 1e-2  # lambda, relative to H's mean diagonal
+# lambda, relative to H's mean diagonal; less over-fits few tokens of one text, and it is another
+# text that pays for it (docs/results/recipes.md)
+DAMPING = 0.2
 PANEL = 384  # columns of a symmetric sum that are added in one product
 
 
@@ -64,14 +66,17 @@ def mirror(total: Tensor) -> Tensor:
     return total.triu() + upper.T
 
 
-def damp(h: Tensor) -> Tensor:
-    """H + lambda I (I, I), which has an inverse; in place."""
-    h.diagonal().add_(DAMPING * h.diagonal().mean().clamp(min=1e-8))
+def damp(h: Tensor, damping: float = DAMPING) -> Tensor:
+    """H + lambda I (I, I), which has an inverse; in place.
+
+    `damping` is relative to H's mean diagonal.
+    """
+    h.diagonal().add_(damping * h.diagonal().mean().clamp(min=1e-8))
     return h
 
 
 @torch.no_grad()
-def own_gram(block: Block, student: Weights, name: str) -> Tensor:
+def own_gram(block: Block, student: Weights, name: str, damping: float) -> Tensor:
     """H alone, damped, (I, I): for a target that is W itself."""
     d_in = block.teacher[f"{name}.weight"].shape[1]
     h = torch.zeros(d_in, d_in, device=block.stream.device)
@@ -80,7 +85,7 @@ def own_gram(block: Block, student: Weights, name: str) -> Tensor:
         inputs_q = layer_input(block, student, name, block.stream.xq[batch])
         add_gram(h, inputs_q)
         tokens += len(inputs_q)
-    return damp(mirror(h) / tokens)
+    return damp(mirror(h) / tokens, damping)
 
 
 def layer_input(block: Block, weights: Weights, name: str, hidden: Tensor) -> Tensor:

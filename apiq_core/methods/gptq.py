@@ -12,6 +12,8 @@ from apiq_core.config import QuantizeConfig
 from apiq_core.gptq import gptq, inverse_factor
 from apiq_core.gram import own_gram
 
+DAMPING = 0.01  # of the published code
+
 
 def quantize_block(
     block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
@@ -21,7 +23,7 @@ def quantize_block(
     for names in block.input_groups:
         check_stop()
         student = student_weights(block.teacher, layers)
-        factor = inverse_factor(own_gram(block, student, names[0]))
+        factor = inverse_factor(own_gram(block, student, names[0], DAMPING))
         for name in names:
             spec, weight = block.specs[name], weights[name]
             rounded = gptq(weight, factor, spec.bits, spec.group_size, clip=False)

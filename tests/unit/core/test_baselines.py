@@ -47,7 +47,7 @@ def held_out_loss(block: Block, weights: Mapping[str, Tensor]) -> float:
 @pytest.mark.parametrize("bits", [2, 4])
 def test_gptq_beats_rtn_in_the_loss_of_its_layer(bits: int, tmp_path: Path) -> None:
     block = small_block(tmp_path, bits=bits)
-    h = own_gram(block, block.teacher, block.input_groups[0][0])
+    h = own_gram(block, block.teacher, block.input_groups[0][0], 0.01)
     layers, plain = run("gptq", block).layers, run("rtn", block).layers
     for name in block.input_groups[0]:  # what comes before them is not quantized
         weight = block.linear_weights[name]
