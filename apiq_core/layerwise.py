@@ -80,7 +80,7 @@ def train_layer(
         {"params": [layer.gamma, layer.beta], "lr": training.lr_quantizer},
         {"params": layer.adapter.parameters(), "lr": training.lr_adapter},
     ]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=training.weight_decay or 0)
+    optimizer = torch.optim.AdamW(parameters, weight_decay=training.weight_decay or 0, fused=True)
 
     @torch.no_grad()
     def judge() -> float:

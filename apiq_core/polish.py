@@ -72,7 +72,7 @@ def polish(
     training = config.training
     network = _Network(skeleton, source, artifact, tokens, stream)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=training.polish_lr or 0.0, weight_decay=0.0
+        network.parameters(), lr=training.polish_lr or 0.0, weight_decay=0.0, fused=True
     )
     batches = list(stream.batches("train", training.batch_size or 1))
     epochs = training.polish_epochs or 0
@@ -82,14 +82,14 @@ def polish(
     best = network.state()
     for epoch in range(epochs):
         order = torch.randperm(stream.train_count, generator=generator)
-        total = 0.0
+        total = torch.zeros((), device=stream.device)  # no step waits for its loss
         for batch in batches:
             optimizer.zero_grad(set_to_none=True)
             total += network.step(order[batch], check_stop)
             optimizer.step()
             schedule.step()
             meter.step_polished()
-        result.train_loss.append(total / len(batches))
+        result.train_loss.append(float(total) / len(batches))
         result.held_out_loss.append(network.held_out_loss(check_stop))
         if not math.isfinite(result.train_loss[-1] + result.held_out_loss[-1]):
             result.warning = (
@@ -139,7 +139,7 @@ class _Network:
             name: layer.result(stored[name].integers) for name, layer in self.blocks[index].items()
         }
 
-    def step(self, members: Tensor, check_stop: Callable[[], None]) -> float:
+    def step(self, members: Tensor, check_stop: Callable[[], None]) -> Tensor:
         """Add the gradients of a batch of windows to the parameters; returns the loss."""
         inputs, out = self._forward(members, check_stop)
         loss, gradient = self._loss(out, members, with_gradient=True)
@@ -158,7 +158,7 @@ class _Network:
             members = torch.arange(batch.start, batch.stop)
             _, out = self._forward(members, check_stop)
             loss, _ = self._loss(out, members, with_gradient=False)
-            total += loss * len(members)
+            total += float(loss) * len(members)
         return total / (len(self._hidden) - self._stream.train_count)
 
     def _forward(
@@ -184,13 +184,13 @@ class _Network:
         module, call = self._skeleton.blocks[index], self._calls[index]
         return run_block(module, replace_weights(rest, weights), hidden, call)
 
-    def _loss(self, out: Tensor, members: Tensor, *, with_gradient: bool) -> tuple[float, Tensor]:
+    def _loss(self, out: Tensor, members: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor]:
         """Relative distance of the last hidden states plus KL of the predictions, per token, and
         its gradient at `out`."""
         target = self._stream.load(self._stream.x[members])
         out = out.detach().requires_grad_(with_gradient)
         tokens, wanted = out.flatten(0, 1), target.flatten(0, 1)  # (T, width)
-        loss = 0.0
+        loss = torch.zeros((), device=out.device)
         for part, wanted_part in zip(
             tokens.split(LOGIT_TOKENS), wanted.split(LOGIT_TOKENS), strict=True
         ):
@@ -200,7 +200,7 @@ class _Network:
                 share = len(part) / len(tokens)
                 kl = kl_div(q, p, reduction="sum", log_target=True) / len(part)
                 partial = share * (kl + relative_distance(part.float(), wanted_part.float()))
-            loss += float(partial.detach())
+            loss += partial.detach()
             if with_gradient:
                 partial.backward(retain_graph=True)
         return loss, out.grad if out.grad is not None else torch.zeros_like(out)
