@@ -15,7 +15,7 @@ from apiq_core.block import Block, student_weights
 from apiq_core.calibration import draw_windows, load_tokenizer
 from apiq_core.checkpoint import Checkpoint, write_text
 from apiq_core.config import QuantizeConfig
-from apiq_core.device import compute_dtype, matmul_dtype, pick_device
+from apiq_core.device import compute_dtype, matmul_dtype, pick_device, return_freed_memory
 from apiq_core.errors import Stopped
 from apiq_core.evaluate import evaluate, part_count, try_out
 from apiq_core.events import OnEvent, ShouldStop
@@ -125,6 +125,7 @@ def quantize(
                 student = student_weights(artifact.read_rest(index), artifact.read_block(index))
                 figures.error = stream.advance(module, student, calls[index])
                 report.blocks.append(figures)
+                return_freed_memory()
                 if is_new:
                     meter.block_quantized(index, figures.error, figures.warning)
                 else:
