@@ -1,14 +1,20 @@
 """A TCP proxy that breaks connections: real sockets, really cut."""
 
 import contextlib
+import fcntl
 import socket
 import socketserver
 import struct
+import sys
+import termios
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+DELIVERY_TIMEOUT_S = 10
 
 
 @dataclass
@@ -40,10 +46,21 @@ def cutting_proxy(target_url: str) -> Iterator[Proxy]:
                     if left == 0:
                         break
             upstream.close()
+            self._wait_until_delivered()
             # a reset, not a polite end
             linger = struct.pack("ii", 1, 0)
             with contextlib.suppress(OSError):
                 self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+        def _wait_until_delivered(self) -> None:
+            """A reset throws away what the kernel has not sent yet: the cut would come sooner."""
+            deadline = time.monotonic() + DELIVERY_TIMEOUT_S
+            waiting = bytearray(4)
+            while time.monotonic() < deadline:
+                fcntl.ioctl(self.request, termios.TIOCOUTQ, waiting)
+                if int.from_bytes(waiting, sys.byteorder) == 0:
+                    return
+                time.sleep(0.005)
 
         def _up(self, upstream: socket.socket) -> None:
             with contextlib.suppress(OSError):
