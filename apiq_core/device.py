@@ -1,6 +1,8 @@
 """Where the work runs and in which dtype. The GPU path is written but was not run on a GPU yet."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -38,6 +40,17 @@ def matmul_dtype(device: torch.device) -> torch.dtype:
         fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
         return torch.bfloat16 if fast else compute_dtype(device)
     return compute_dtype(device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For loops of many small operations: to share one of them costs more than to do it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def return_freed_memory() -> None:

@@ -8,6 +8,7 @@ when its first column is reached, so they fit the weights as they are by then.
 import torch
 from torch import Tensor
 
+from apiq_core.device import one_thread
 from apiq_core.quantizer import (
     QuantizedWeight,
     affine_parameters,
@@ -47,23 +48,24 @@ def gptq(
     for start in range(0, d_in, step):
         end = start + step
         group = start // group_size
-        if start % group_size == 0:
-            members = slice(start, start + group_size)
-            weights = columns[members].T.contiguous()  # (O, G)
-            scales[group], zeros[group] = (
-                search_clipping(weights, importance[members], bits)
-                if clip
-                else affine_parameters(*extrema(weights), bits)
-            )
-        scale, inverse_scale = scales[group], scales[group].reciprocal()
-        lowest, highest = -zeros[group], levels - zeros[group]
         errors = columns.new_empty(step, d_out)
-        for i in range(start, end):
-            rounded = (columns[i] * inverse_scale).round_().clamp_(lowest, highest)  # q - z
-            codes[i] = rounded
-            torch.sub(columns[i], rounded.mul_(scale), out=errors[i - start])
-            errors[i - start].div_(diagonal[i])
-            columns[i + 1 : end].addr_(factor[i, i + 1 : end], errors[i - start], alpha=-1)
+        with one_thread():
+            if start % group_size == 0:
+                members = slice(start, start + group_size)
+                weights = columns[members].T.contiguous()  # (O, G)
+                scales[group], zeros[group] = (
+                    search_clipping(weights, importance[members], bits)
+                    if clip
+                    else affine_parameters(*extrema(weights), bits)
+                )
+            scale, inverse_scale = scales[group], scales[group].reciprocal()
+            lowest, highest = -zeros[group], levels - zeros[group]
+            for i in range(start, end):
+                rounded = (columns[i] * inverse_scale).round_().clamp_(lowest, highest)  # q - z
+                codes[i] = rounded
+                torch.sub(columns[i], rounded.mul_(scale), out=errors[i - start])
+                errors[i - start].div_(diagonal[i])
+                columns[i + 1 : end].addr_(factor[i, i + 1 : end], errors[i - start], alpha=-1)
         codes[start:end] += zeros[group]
         columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
     return to_integers(codes.T.contiguous(), scales.T.contiguous(), zeros.T.contiguous(), bits)

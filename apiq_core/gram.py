@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from apiq_core.block import Block
+from apiq_core.device import matmul_dtype
 from apiq_core.skeleton import Weights, layer_inputs
 
 # lambda, relative to H's mean diagonal; less over-fits few tokens of one text, and it is another
@@ -43,12 +44,14 @@ def accumulate(block: Block, student: Weights, name: str) -> Grams:
     d_in = block.teacher[f"{name}.weight"].shape[1]
     h = torch.zeros(d_in, d_in, device=stream.device)
     k_minus_h = torch.zeros_like(h)
+    dtype = matmul_dtype(stream.device)  # H's inverse needs fp32, but nothing inverts K - H
     tokens = 0
     for batch in stream.batches("train"):
         inputs = layer_input(block, block.teacher, name, stream.x[batch])
         inputs_q = layer_input(block, student, name, stream.xq[batch])
         add_gram(h, inputs_q)
-        k_minus_h.addmm_(inputs_q.T, inputs - inputs_q)  # of the difference: nothing cancels
+        shift = inputs - inputs_q  # K - H is summed from it, so that nothing cancels
+        k_minus_h += inputs_q.T.to(dtype) @ shift.to(dtype)
         tokens += len(inputs)
     return Grams(damp(mirror(h) / tokens), k_minus_h / tokens)
 

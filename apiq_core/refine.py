@@ -9,6 +9,7 @@ for the rounding of the scales to fp16.
 import torch
 from torch import Tensor
 
+from apiq_core.device import one_thread
 from apiq_core.quantizer import QuantizedWeight, round_scale, to_integers
 
 BLOCK_COLUMNS = 64  # columns whose changes reach the rest of the matrix in one product
@@ -29,10 +30,10 @@ def refine(target: Tensor, quantized: QuantizedWeight, gram: Tensor) -> Quantize
     for start in range(0, d_out, channels):
         part = slice(start, start + channels)
         codes[part], scales[part] = _refine(
-            target[part].T,
-            quantized.codes[part].T.float(),
-            quantized.scales[part].T.float(),
-            quantized.zero_points[part].T.float(),
+            *(
+                tensor[part].T.to(torch.float32, memory_format=torch.contiguous_format)
+                for tensor in (target, quantized.codes, quantized.scales, quantized.zero_points)
+            ),
             gram,
             2**quantized.bits - 1,
         )
@@ -66,19 +67,19 @@ def _descend(
     inverse_diagonal = gram.diagonal().reciprocal().tolist()
     for start in range(0, d_in, BLOCK_COLUMNS):
         end = min(start + BLOCK_COLUMNS, d_in)
-        inside = gradient[start:end]
+        inside = gradient[start:end].clone()
         changes = torch.empty_like(inside)
-        for i in range(start, end):
-            group = i // group_size
-            best = torch.addcmul(
-                steps[i], gradient[i], inverse_scales[group], value=inverse_diagonal[i]
-            )
-            best.round_().clamp_(lowest[group], highest[group])
-            torch.sub(best, steps[i], out=changes[i - start]).mul_(scales[group])
-            steps[i] = best
-            inside.addr_(gram[i, start:end], changes[i - start], alpha=-1)
-        gradient[:start].addmm_(gram[:start, start:end], changes, alpha=-1)
-        gradient[end:].addmm_(gram[end:, start:end], changes, alpha=-1)
+        with one_thread():
+            for i in range(start, end):
+                group, row = i // group_size, i - start
+                best = torch.addcmul(
+                    steps[i], inside[row], inverse_scales[group], value=inverse_diagonal[i]
+                )
+                best.round_().clamp_(lowest[group], highest[group])
+                torch.sub(best, steps[i], out=changes[row]).mul_(scales[group])
+                steps[i] = best
+                inside[row + 1 :].addr_(gram[i, i + 1 : end], changes[row], alpha=-1)
+        gradient.addmm_(gram[:, start:end], changes, alpha=-1)
 
 
 def _refit_scales(steps: Tensor, gradient: Tensor, scales: Tensor, gram: Tensor) -> Tensor:
