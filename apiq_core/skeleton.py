@@ -20,7 +20,7 @@ from apiq_core.checkpoint import Checkpoint
 from apiq_core.errors import UserError
 
 Weights = Mapping[str, Tensor]  # names relative to the block
-LOGIT_TOKENS = 512  # to run the head on at a time: logits are wide
+LOGIT_TOKENS = 128  # to run the head on at a time: logits are wide
 
 
 class Skeleton:

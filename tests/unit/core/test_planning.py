@@ -47,7 +47,8 @@ def test_residuals_are_what_the_exact_factors_leave(shape: tuple[int, int]) -> N
     ranks = [0, 1, 4, 16]
     for rank, loss in zip(ranks, residuals(difference, gram, ranks), strict=True):
         left = (difference - exact_low_rank(difference, gram, rank).product()) @ lower
-        assert loss == pytest.approx(float(left.square().sum()), rel=1e-3)
+        # each from a subspace of its own, of which neither is iterated to the end
+        assert loss == pytest.approx(float(left.square().sum()), rel=5e-3)
 
 
 def test_losses_fall_with_bits_and_rank_and_are_those_of_gptq() -> None:
