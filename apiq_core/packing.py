@@ -3,6 +3,8 @@
 At 3 bits 32 codes fill 3 words, and codes straddle words.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,13 @@ def pack(fields: Tensor, bits: int) -> Tensor:
 
 def unpack(words: Tensor, bits: int) -> Tensor:
     """The inverse of `pack`: int32 (..., w) -> uint8 (..., w * 32 / bits)."""
-    shifts = torch.arange(WORD, dtype=torch.int32, device=words.device)
-    stream = ((words.unsqueeze(-1) >> shifts) & 1).reshape(*words.shape[:-1], -1, bits)
-    values = 1 << torch.arange(bits, dtype=torch.int32, device=words.device)
-    return (stream * values).sum(-1).to(torch.uint8)
+    size = math.lcm(8, bits) // 8  # bytes that hold whole fields: 3 at 3 bits, else 1
+    chunks = words.contiguous().view(torch.uint8)
+    if size > 1:
+        parts = chunks.unflatten(-1, (-1, size)).to(torch.int32)
+        chunks = (
+            parts << torch.arange(0, 8 * size, 8, dtype=torch.int32, device=words.device)
+        ).sum(-1, dtype=torch.int32)
+    shifts = torch.arange(0, 8 * size, bits, dtype=chunks.dtype, device=words.device)
+    fields: Tensor = (chunks.unsqueeze(-1) >> shifts) & (2**bits - 1)
+    return fields.flatten(-2).to(torch.uint8)

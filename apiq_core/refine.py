@@ -30,14 +30,19 @@ def refine(target: Tensor, quantized: QuantizedWeight, gram: Tensor) -> Quantize
     for start in range(0, d_out, channels):
         part = slice(start, start + channels)
         codes[part], scales[part] = _refine(
-            *(
-                tensor[part].T.to(torch.float32, memory_format=torch.contiguous_format)
-                for tensor in (target, quantized.codes, quantized.scales, quantized.zero_points)
-            ),
+            _columns(target[part]),
+            _columns(quantized.codes[part]),
+            _columns(quantized.scales[part]),
+            _columns(quantized.zero_points[part]),
             gram,
             2**quantized.bits - 1,
         )
     return to_integers(codes, scales, quantized.zero_points, quantized.bits)
+
+
+def _columns(matrix: Tensor) -> Tensor:
+    """The transpose in fp32, each column of `matrix` a contiguous row: what a step works on."""
+    return matrix.T.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _refine(

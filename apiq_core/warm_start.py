@@ -14,6 +14,7 @@ from torch import Tensor
 from apiq_core.adapters.lora import LowRank
 from apiq_core.block import Block, Layers, QuantizedLayer, student_weights
 from apiq_core.config import LayerSpec
+from apiq_core.device import return_freed_memory
 from apiq_core.gptq import gptq, inverse_factor
 from apiq_core.gram import Grams, accumulate
 from apiq_core.lowrank import exact_low_rank
@@ -36,6 +37,8 @@ def closed_form(block: Block, check_stop: Callable[[], None]) -> Layers:
         weights = {name: block.linear_weights[name] for name in names}
         layers |= quantize_layers(weights, grams, block.specs)
         student = student_weights(block.teacher, layers)
+        del grams, weights
+        return_freed_memory()
     return layers
 
 
