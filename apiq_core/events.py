@@ -4,23 +4,26 @@
 |------------|-------------------------------------------------------------------|
 | `phase`    | `phase`: see below                                                |
 | `progress` | `done`, `total`, `unit`, `percent`, `eta_seconds` (null: unknown) |
-| `resumed`  | `blocks`: so many were taken over from an earlier run             |
+| `resumed`  | `blocks`: so many were taken over from an earlier run; or `step`  |
 | `block`    | `index`, `error`, `seconds`: one block is quantized and written   |
+| `metrics`  | a point of a training run: `step`, losses, `lr`, `tokens_per_s`   |
+| `checkpoint` | `step`: a training run can go on from here                      |
 | `warning`  | `code`, `message`: the run goes on                                |
 
-Phases are calibrating, planning (only for `bits_per_weight`), quantizing, polishing (only for
-recipe `best`), evaluating and packaging.
+Phases of quantizing are calibrating, planning (only for `bits_per_weight`), quantizing, polishing
+(only for recipe `best`), evaluating and packaging; those of finetuning preparing, training,
+evaluating and packaging.
 
 Warnings are `diverged`, which the report repeats, and `checkpoint_discarded` with `block`, the
 first of the earlier run's blocks that was not taken over, and `differs`, the fields of the
-identity why (empty: it could not be read).
+identity why (empty: it could not be read). Finetuning has `diverged` and `out_of_memory`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-EventType = Literal["phase", "progress", "resumed", "block", "warning"]
+EventType = Literal["phase", "progress", "resumed", "block", "metrics", "checkpoint", "warning"]
 
 
 @dataclass(frozen=True)

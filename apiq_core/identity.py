@@ -28,7 +28,7 @@ def identify(
     """The identity of a run; `config` is resolved."""
     files = [model_dir / "config.json", *weight_files(model_dir)]
     return (
-        {f"model.{file.name}": _file_sha256(file) for file in files}
+        {f"model.{file.name}": file_sha256(file) for file in files}
         | {
             "windows.train": _tokens_sha256(windows.train),
             "windows.held_out": _tokens_sha256(windows.held_out),
@@ -42,7 +42,7 @@ def identify(
             "compute_dtype": str(skeleton.dtype),
             "matmul_dtype": str(skeleton.matmul_dtype),
         }
-        | _cpu(skeleton.device)
+        | cpu(skeleton.device)
     )
 
 
@@ -53,7 +53,7 @@ def differing(one: Mapping[str, object], other: Mapping[str, object]) -> list[st
     return [name for name in names if one.get(name, nothing) != other.get(name, nothing)]
 
 
-def _cpu(device: torch.device) -> Identity:
+def cpu(device: torch.device) -> Identity:
     """Of a CPU: sums are split among its threads and across its vector width, and each split
     rounds in its own way. Between 1 and 2 threads every block of `fast` differed."""
     if device.type != "cpu":
@@ -64,7 +64,7 @@ def _cpu(device: torch.device) -> Identity:
     }
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -51,7 +51,7 @@ class Skeleton:
         self.device = device
         self.dtype = dtype
         self.matmul_dtype = matmul_dtype or dtype
-        self.prefix, blocks = _find_blocks(self.model)
+        self.prefix, blocks = find_blocks(self.model)
         self.blocks: list[nn.Module] = list(blocks)
         if self.matmul_dtype != dtype:
             for block in self.blocks:
@@ -194,7 +194,7 @@ def input_groups(
     return list(groups.values())
 
 
-def _find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The ModuleList of same-class children with the most parameters."""
 
     def size(blocks: Sequence[nn.Module]) -> int:

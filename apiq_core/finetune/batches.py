@@ -1,0 +1,57 @@
+"""In which order examples are trained on: a function of the seed, so that a resumed run goes on."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from apiq_core.finetune.examples import Example
+
+GROUPED_BATCHES = 32  # so many batches are sorted by length together
+IGNORED = -100  # the label of a token without loss, as PyTorch has it
+
+
+def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to train on and indices to hold out, each at least one. Raises `ValueError`."""
+    if len(examples) < 2:
+        raise ValueError("one example cannot be split")
+    order = torch.randperm(len(examples), generator=_generator(seed, 0)).tolist()
+    held_out = min(max(1, round(fraction * len(examples))), len(examples) - 1)
+    return sorted(order[held_out:]), sorted(order[:held_out])
+
+
+def epoch_batches(
+    examples: Sequence[Example], members: Sequence[int], batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """The batches of one epoch, of similar length each: padding is computed for nothing.
+
+    Every member is in one of them; the last to be made may be smaller.
+    """
+    generator = _generator(seed, epoch + 1)
+    shuffled = [members[i] for i in torch.randperm(len(members), generator=generator).tolist()]
+    size = GROUPED_BATCHES * batch_size
+    batches: list[list[int]] = []
+    for first in range(0, len(shuffled), size):
+        group = sorted(shuffled[first : first + size], key=lambda i: (-len(examples[i]), i))
+        batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def pad(batch: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and labels, each (rows, length), padded on the right.
+
+    The label at a position is the token there, or `IGNORED`. What is padded needs no mask: it lies
+    behind all that attends to it.
+    """
+    length = max(map(len, batch))
+    tokens = torch.zeros(len(batch), length, dtype=torch.long)
+    labels = torch.full((len(batch), length), IGNORED)
+    for row, example in enumerate(batch):
+        ids = torch.tensor(example.tokens)
+        tokens[row, : len(ids)] = ids
+        labels[row, : len(ids)] = torch.where(torch.tensor(example.learned), ids, IGNORED)
+    return tokens.to(device), labels.to(device)
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)

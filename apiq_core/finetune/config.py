@@ -1,0 +1,83 @@
+"""Every knob of finetuning, written once; as in `apiq_core.config`, schema and help come from here.
+
+A field that is `None` depends on the model or the data at hand.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Train = Literal["all", "attention", "mlp"]
+
+
+class FinetuneConfig(BaseModel):
+    """How to train an adapter on a frozen, quantized model."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, strict=True)
+
+    train: Train = Field(
+        "all", description="Whose adapters move: `all`, those of `attention`, or of the `mlp`."
+    )
+    rank: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="Rank of a new LoRA adapter, for a base that has none. 16.",
+    )
+    epochs: int = Field(1, ge=1, le=1000, description="Passes over the training rows.")
+    max_steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="Optimiser steps, if fewer than `epochs` make."
+    )
+    batch_size: int = Field(16, ge=1, le=4096, description="Rows of an optimiser step.")
+    micro_batch_size: int = Field(
+        4,
+        ge=1,
+        le=4096,
+        description="Rows in memory at a time; their gradients are accumulated. Halved once if "
+        "memory runs out.",
+    )
+    lr: float = Field(2e-4, gt=0, le=1, description="Largest learning rate of the adapter.")
+    warmup_fraction: float = Field(
+        0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
+    )
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW's weight decay.")
+    max_norm: float = Field(
+        1.0, gt=0, le=1e6, description="Norm to which a step's gradient is clipped."
+    )
+    max_length: int = Field(512, ge=8, le=32768, description="Tokens of a row, at most.")
+    truncate: bool = Field(
+        False, description="Cut rows that are longer than `max_length`, instead of refusing them."
+    )
+    validation_fraction: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Share of the rows that is held out, to pick the best state; at least one row.",
+    )
+    validation_rows: int = Field(
+        128, ge=1, le=100_000, description="Held-out rows that are scored, at most."
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Steps between two scores. A tenth of all steps, at least 1."
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="Steps between two checkpoints. As `evaluate_every`."
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Scores in a row without a new best after which training stops. Never.",
+    )
+    answered_rows: int = Field(
+        32,
+        ge=0,
+        le=10_000,
+        description="Held-out rows with a question whose answer is decoded at the end, at most; "
+        "counted is whether its last number is right.",
+    )
+    answer_tokens: int = Field(256, ge=1, le=8192, description="Tokens of an answer, at most.")
+    gradient_checkpointing: bool = Field(
+        True, description="Run each block once more going back, instead of keeping what is in it."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the split, the order and a new adapter.")

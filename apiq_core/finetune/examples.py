@@ -1,0 +1,179 @@
+"""Rows as tokens, each with whether it carries loss."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from apiq_core.errors import UserError
+from apiq_core.finetune.rows import Row, Segment
+
+SHOWN_LINES = 20
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one example; `learned[i]`: the loss of predicting token i counts."""
+
+    tokens: tuple[int, ...]
+    learned: tuple[bool, ...]
+    prompt_length: int  # tokens before the first that is learned
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def to_examples(
+    rows: Iterable[tuple[int, Row]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    truncate: bool,
+) -> list[Example]:
+    """Tokenize `rows` (line numbers and rows).
+
+    A row longer than `max_length` loses its end with `truncate`, and is left out where nothing
+    that carries loss remains. Raises `UserError`: `rows_too_long` without `truncate`,
+    `no_chat_template`, `nothing_to_learn`.
+    """
+    examples: list[Example] = []
+    too_long: list[int] = []
+    for line, row in rows:
+        example = tokenize(row, tokenizer)
+        if len(example) > max_length:
+            too_long.append(line)
+            example = cut(example, max_length)
+        if any(example.learned[1:]):  # nothing predicts the first token
+            examples.append(example)
+    if too_long and not truncate:
+        lines = ", ".join(map(str, too_long[:SHOWN_LINES]))
+        raise UserError(
+            "rows_too_long",
+            f"{len(too_long)} rows have more than {max_length} tokens: lines {lines}"
+            + (", ..." if len(too_long) > SHOWN_LINES else "")
+            + "; legal: shorter rows, a larger max_length, or truncate: true",
+            param="max_length",
+            value=max_length,
+        )
+    if not examples:
+        raise UserError(
+            "nothing_to_learn",
+            f"no row has a token that carries loss within its first {max_length}",
+            param="dataset",
+        )
+    return examples
+
+
+def tokenize(row: Row, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """One row. The text is tokenized as a whole, as it will be when the model is used.
+
+    A token that lies across a border is learned if its end is. Raises `UserError`.
+    """
+    if row.shape == "messages":
+        segments = chat_segments(row.messages, tokenizer)
+        first: list[int] = []  # the template writes its own
+        last: list[int] = []
+    else:
+        segments = list(row.segments)
+        first = first_tokens(tokenizer)
+        last = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    text = "".join(segment.text for segment in segments)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    learned = _learned(segments, encoded["offset_mapping"])
+    ids = [*first, *encoded["input_ids"], *last]
+    flags = [False] * len(first) + learned + [True] * len(last)
+    prompt_length = flags.index(True) if True in flags else len(flags)
+    return Example(tuple(ids), tuple(flags), prompt_length)
+
+
+def cut(example: Example, length: int) -> Example:
+    """The first `length` tokens."""
+    return Example(example.tokens[:length], example.learned[:length], example.prompt_length)
+
+
+def windows(tokens: Sequence[int], length: int) -> list[Example]:
+    """A plain text as examples of `length` tokens that follow each other; all tokens are learned.
+
+    What is left at the end is an example too, if it is long enough to predict anything.
+    """
+    parts = [tuple(tokens[i : i + length]) for i in range(0, len(tokens), length)]
+    return [Example(part, (True,) * len(part), 0) for part in parts if len(part) > 1]
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a model that was trained with a first token (BOS) sees first."""
+    ids: list[int] = tokenizer("", verbose=False)["input_ids"][:1]
+    return ids if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def chat_segments(
+    messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> list[Segment]:
+    """A chat as the template writes it; what an assistant's turn adds behind its header is learned.
+
+    Raises `UserError` where there is no template, or none that writes turn after turn.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "no_chat_template",
+            "the rows are chats (messages), and the model has no chat template; legal: rows with "
+            "prompt and completion, or a model with a template",
+            param="dataset",
+        )
+    segments: list[Segment] = []
+    written = ""
+    for number, message in enumerate(messages):
+        if message["role"] == "assistant":
+            header = _render(tokenizer, messages[:number], add_generation_prompt=True)
+            segments.append(Segment(_behind(header, written), False))
+            written = header
+        text = _render(tokenizer, messages[: number + 1])
+        segments.append(Segment(_behind(text, written), message["role"] == "assistant"))
+        written = text
+    return segments
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+    except TemplateError as error:
+        raise UserError(
+            "chat_template_refuses", f"the chat template refuses a row: {error}", param="dataset"
+        ) from None
+    return str(text)
+
+
+def _behind(text: str, written: str) -> str:
+    if not text.startswith(written):
+        raise UserError(
+            "unusable_chat_template",
+            "the chat template rewrites earlier turns when one is added, so that it cannot be told "
+            "which tokens are the assistant's; legal: rows with prompt and completion",
+            param="dataset",
+        )
+    return text[len(written) :]
+
+
+def _learned(segments: Sequence[Segment], offsets: Sequence[tuple[int, int]]) -> list[bool]:
+    borders: list[tuple[int, bool]] = []  # where each segment ends
+    end = 0
+    for segment in segments:
+        end += len(segment.text)
+        borders.append((end, segment.learned))
+    flags: list[bool] = []
+    at = 0
+    for _, token_end in offsets:
+        while at < len(borders) - 1 and borders[at][0] < token_end:
+            at += 1
+        flags.append(borders[at][1] if borders else False)
+    return flags

@@ -1,0 +1,181 @@
+"""Finetuning, the whole of it on one page: ApiQ's second step (arXiv 2402.05147, section 6).
+
+Load the quantized model with its integers packed, put the adapter that was fitted with them on it,
+train that on the rows of a dataset, keep what did best on held-out rows, and write it down.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from apiq_core.calibration import load_tokenizer
+from apiq_core.checkpoint import write_text
+from apiq_core.device import compute_dtype, matmul_dtype, pick_device
+from apiq_core.errors import Stopped, UserError
+from apiq_core.events import OnEvent, ShouldStop
+from apiq_core.finetune import adapter
+from apiq_core.finetune.answers import exact_match
+from apiq_core.finetune.batches import split
+from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.data import read_rows
+from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
+from apiq_core.finetune.identity import identify
+from apiq_core.finetune.packed_model import load_model
+from apiq_core.finetune.report import FinetuneReport, Scores
+from apiq_core.finetune.train import Run, mean_loss, train
+from apiq_core.inspect import read_json
+from apiq_core.meter import Meter
+from apiq_core.skeleton import find_blocks
+
+PLAIN_TEXT = ".txt"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+def finetune(
+    model_dir: Path,
+    adapter_dir: Path | None,
+    dataset: Path,
+    out_dir: Path,
+    config: FinetuneConfig,
+    *,
+    on_event: OnEvent = lambda event: None,
+    should_stop: ShouldStop = lambda: False,
+    device: str = "auto",
+    base_name: str | None = None,
+) -> FinetuneReport:
+    """Train an adapter for the model in `model_dir`; leaves adapter/ and report.json in `out_dir`.
+
+    `model_dir` is a quantize job's `model/` or a full-precision checkpoint, `adapter_dir` the
+    job's `adapter/`, or None for a new one. `dataset` is JSONL (`apiq_core.finetune.rows`) or, as
+    `.txt`, plain text. A run that was stopped goes on from its checkpoint in `out_dir`.
+    Raises `UserError` for input that cannot be trained on.
+    """
+
+    def check_stop() -> None:
+        if should_stop():
+            raise Stopped
+
+    target = pick_device(device)
+    meter = Meter(on_event, target)
+    out_dir.mkdir(parents=True, exist_ok=True)
+
+    with meter.phase("preparing"):
+        tokenizer = load_tokenizer(model_dir)
+        _check_length(config.max_length, model_dir)
+        examples = _examples(dataset, tokenizer, config)
+        members, held_out = _split(examples, config)
+        model = load_model(model_dir, target, compute_dtype(target))
+        _use_matmul_dtype(model, target)
+        wrapped = adapter.attach(
+            model, adapter_dir, train=config.train, rank=config.rank, seed=config.seed
+        )
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        run = Run(
+            wrapped,
+            examples,
+            members,
+            held_out[: config.validation_rows],
+            config,
+            out_dir / CHECKPOINT_FILE,
+            identify(model_dir, adapter_dir, dataset, config, target),
+            target,
+            on_event,
+            check_stop,
+        )
+
+    with meter.phase("training"):
+        state = train(run)
+
+    with meter.phase("evaluating"):
+        adapter.round_to_stored(wrapped)
+        after = mean_loss(run, run.held_out)
+        before = state.points[0].validation_loss
+        asked = [examples[i] for i in held_out[: config.answered_rows]]
+        answers = exact_match(
+            wrapped,
+            tokenizer,
+            [example for example in asked if example.prompt_length > 0],
+            new_tokens=config.answer_tokens,
+            check_stop=check_stop,
+        )
+
+    with meter.phase("packaging"):
+        adapter.write(wrapped, adapter_dir, out_dir / "adapter")
+        report = FinetuneReport(
+            base=base_name or model_dir.name,
+            config=config,
+            rows={"train": len(members), "validation": len(held_out)},
+            tokens={
+                "train": _learned(examples, members),
+                "validation": _learned(examples, held_out),
+            },
+            trained_parameters=sum(p.numel() for p in adapter.trained_parameters(wrapped).values()),
+            validation_loss=Scores(before=before, after=after),
+            perplexity=Scores(before=math.exp(min(before, 700)), after=math.exp(min(after, 700))),
+            exact_match=answers,
+            best_step=state.best_step,
+            points=state.points,
+            seconds=meter.seconds,
+            peak_memory_bytes=meter.peak_memory_bytes,
+        )
+    write_text(out_dir / "report.json", report.model_dump_json(indent=2) + "\n")
+    run.checkpoint_file.unlink(missing_ok=True)
+    return report
+
+
+def _examples(
+    dataset: Path, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig
+) -> list[Example]:
+    if dataset.suffix == PLAIN_TEXT:
+        text = dataset.read_text(encoding="utf-8")
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        first = first_tokens(tokenizer)
+        length = config.max_length - len(first)
+        return [
+            Example((*first, *w.tokens), (*(False for _ in first), *w.learned), 0)
+            for w in windows(ids, length)
+        ]
+    rows, _ = read_rows(dataset)
+    return to_examples(rows, tokenizer, config.max_length, truncate=config.truncate)
+
+
+def _split(examples: Sequence[Example], config: FinetuneConfig) -> tuple[list[int], list[int]]:
+    try:
+        return split(examples, config.validation_fraction, config.seed)
+    except ValueError:
+        raise UserError(
+            "too_little_data",
+            "the dataset has one example; legal: two or more, so that one can be held out",
+            param="dataset",
+            value=len(examples),
+            legal={"at_least": 2},
+        ) from None
+
+
+def _check_length(max_length: int, model_dir: Path) -> None:
+    context = int(read_json(model_dir / "config.json").get("max_position_embeddings") or 2**31)
+    if max_length > context:
+        raise UserError(
+            "illegal_length",
+            f"max_length is {max_length}; the model's context has {context} tokens",
+            param="max_length",
+            value=max_length,
+            legal={"at_most": context},
+        )
+
+
+def _use_matmul_dtype(model: PreTrainedModel, device: torch.device) -> None:
+    """Matrix products inside the blocks in bf16 where there is hardware for it."""
+    dtype = matmul_dtype(device)
+    if dtype == compute_dtype(device):
+        return
+    for block in find_blocks(model)[1]:
+        block.forward = torch.autocast(device.type, dtype, cache_enabled=False)(block.forward)
+
+
+def _learned(examples: Sequence[Example], members: Sequence[int]) -> int:
+    return sum(sum(examples[i].learned[1:]) for i in members)

@@ -1,0 +1,73 @@
+"""A causal language model as it is trained: quantized layers packed, everything else as stored."""
+
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from apiq_core.checkpoint import Checkpoint
+from apiq_core.errors import UserError
+from apiq_core.finetune.packed_linear import PackedLinear
+from apiq_core.formats import compressed_tensors, compressed_tensors_mixed
+from apiq_core.packing import WORD
+
+PACKED = "weight_packed"
+SUFFIXES = (PACKED, "weight_scale", "weight_zero_point", "weight_shape")
+
+
+def load_model(model_dir: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """The checkpoint in `model_dir`, frozen: a quantize job's `model/`, or a full-precision one.
+
+    Weights that are not packed, and activations, are of `dtype`.
+    """
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # its reader would make dense weights of the integers
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+        )
+    with Checkpoint(model_dir) as source:
+        _load(model, source, dtype)
+    model.tie_weights()
+    _check_whole(model)
+    model.config.use_cache = False
+    module: nn.Module = model
+    module.to(device).requires_grad_(False).eval()
+    return model
+
+
+def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    return {n: module for n, module in model.named_modules() if isinstance(module, PackedLinear)}
+
+
+def _load(model: nn.Module, source: Checkpoint, dtype: torch.dtype) -> None:
+    dense: dict[str, torch.Tensor] = {}
+    for name in source.names:
+        owner, _, suffix = name.rpartition(".")
+        if suffix == PACKED:
+            parent, _, own = owner.rpartition(".")
+            setattr(model.get_submodule(parent), own, _read(source, owner, dtype))
+        elif f"{owner}.{PACKED}" not in source:
+            dense[name] = source.load(name, dtype)
+    unknown = model.load_state_dict(dense, strict=False, assign=True).unexpected_keys
+    if unknown:
+        raise UserError("corrupt_weights", f"the model has no {unknown[0]}", param="base")
+
+
+def _read(source: Checkpoint, name: str, dtype: torch.dtype) -> PackedLinear:
+    tensors = {suffix: source.load(f"{name}.{suffix}") for suffix in SUFFIXES}
+    bits = WORD * tensors[PACKED].shape[1] // int(tensors["weight_shape"][1])
+    # a zero point for every group is packed only where all layers are of one width
+    is_packed = tensors["weight_zero_point"].dtype == torch.int32
+    layout = compressed_tensors if is_packed else compressed_tensors_mixed
+    bias = source.load(f"{name}.bias", dtype) if f"{name}.bias" in source else None
+    return PackedLinear(layout.unpack_layer(tensors, bits), bias)
+
+
+def _check_whole(model: nn.Module) -> None:
+    empty = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if empty:
+        raise UserError("corrupt_weights", f"the checkpoint has no {empty[0]}", param="base")

@@ -1,0 +1,44 @@
+"""What a finetune job measured."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from apiq_core import __version__
+from apiq_core.finetune.checkpoint import Point
+from apiq_core.finetune.config import FinetuneConfig
+
+
+class Scores(BaseModel):
+    """On the held-out rows, before the first step and with what is published."""
+
+    before: float
+    after: float
+
+
+class FinetuneReport(BaseModel):
+    """report.json of a finetune job."""
+
+    base: str  # what was trained on
+    config: FinetuneConfig
+    rows: dict[str, int]  # by `train` and `validation`
+    tokens: dict[str, int]  # that carry loss, as above
+    trained_parameters: int
+    validation_loss: Scores  # nats a token
+    perplexity: Scores
+    exact_match: float | None  # of final numbers; null where no answer ends with one
+    best_step: int  # that is published
+    points: list[Point]  # the curves
+    seconds: dict[str, float]  # by phase
+    peak_memory_bytes: dict[str, int]
+    version: str = __version__
+
+    def headline(self) -> dict[str, Any]:
+        """The figures that a job shows of itself."""
+        return {
+            "validation_loss": self.validation_loss.model_dump(),
+            "perplexity": self.perplexity.model_dump(),
+            "exact_match": self.exact_match,
+            "seconds": sum(self.seconds.values()),
+            "peak_memory_bytes": max(self.peak_memory_bytes.values()),
+        }

@@ -1,0 +1,259 @@
+"""The optimisation: AdamW on the adapter, scored on held-out rows, resumable at every step."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from apiq_core.errors import InfraError, Stopped, UserError
+from apiq_core.events import CheckStop, Event, OnEvent
+from apiq_core.finetune import checkpoint
+from apiq_core.finetune.adapter import trained_parameters
+from apiq_core.finetune.batches import epoch_batches, pad
+from apiq_core.finetune.checkpoint import Point, State
+from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.examples import Example
+from apiq_core.finetune.loss import summed_loss
+
+ROLLBACKS = 2  # how often a run whose loss was not finite goes back and tries at half the rate
+EVALUATIONS = 10  # unless the config says after how many steps
+MICRO_BATCH_TOKENS = 8192  # that are scored at a time
+
+
+class NotFinite(Exception):
+    """A loss or a gradient is not a number."""
+
+
+@dataclass
+class Run:
+    """What a training run works with; `config` is resolved but for its step counts."""
+
+    model: PeftModel
+    examples: Sequence[Example]
+    members: Sequence[int]  # indices of what is trained on
+    held_out: Sequence[int]
+    config: FinetuneConfig
+    checkpoint_file: Path
+    identity: Mapping[str, object]
+    device: torch.device
+    on_event: OnEvent
+    check_stop: CheckStop
+    _epoch: tuple[int, list[list[int]]] = field(default=(-1, []))
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        if self._epoch[0] != epoch:
+            batch_size, seed = self.config.batch_size, self.config.seed
+            made = epoch_batches(self.examples, self.members, batch_size, seed, epoch)
+            self._epoch = epoch, made
+        return self._epoch[1]
+
+    def step_count(self) -> int:
+        steps = self.config.epochs * len(self.batches(0))
+        return min(steps, self.config.max_steps or steps)
+
+
+def train(run: Run) -> State:
+    """Train, and leave the model with the parameters that scored best on held-out rows.
+
+    Raises `Stopped` behind a checkpoint when asked to, `UserError(diverged)` where the loss stays
+    not finite at a quarter of the learning rate, `InfraError(out_of_memory)`.
+    """
+    config, parameters = run.config, trained_parameters(run.model)
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    total = run.step_count()
+    every = config.evaluate_every or max(1, total // EVALUATIONS)
+    save_every = config.checkpoint_every or every
+
+    def save() -> None:
+        checkpoint.save(run.checkpoint_file, state, parameters, optimizer, best, run.identity)
+        run.on_event(Event("checkpoint", {"step": state.step}))
+
+    found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    if found is None:
+        state = State(micro_batch_size=min(config.micro_batch_size, config.batch_size))
+        best: dict[str, Tensor] = {}
+    else:
+        state, best = found
+        run.on_event(Event("resumed", {"step": state.step}))
+    while True:
+        is_last = state.step == total
+        try:
+            if _last_scored(state) != state.step and (is_last or state.step % every == 0):
+                best = _score(run, state, parameters, best)
+            if is_last or state.step % save_every == 0:
+                save()
+            if is_last or state.scores_since_best >= (config.patience or math.inf):
+                break
+            run.check_stop()
+            _step(run, state, parameters, optimizer, total)
+        except Stopped:
+            save()
+            raise
+        except NotFinite:
+            state, best = _roll_back(run, state, parameters, optimizer)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(best[name])
+    return state
+
+
+def mean_loss(run: Run, members: Sequence[int]) -> float:
+    """Nats a token that carries loss, over the examples `members`."""
+    run.model.eval()
+    total, count = 0.0, 0
+    ordered = sorted(members, key=lambda i: -len(run.examples[i]))
+    with torch.no_grad():
+        while ordered:
+            run.check_stop()
+            size = max(1, MICRO_BATCH_TOKENS // len(run.examples[ordered[0]]))
+            batch, ordered = ordered[:size], ordered[size:]
+            loss, tokens = summed_loss(run.model, *pad(_of(run, batch), run.device))
+            total, count = total + float(loss), count + tokens
+    return total / count
+
+
+def lr_at(step: int, total: int, config: FinetuneConfig) -> float:
+    """The learning rate of a step: a linear warmup, then a cosine down to zero."""
+    warmup = max(1, round(config.warmup_fraction * total))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _step(
+    run: Run,
+    state: State,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    total: int,
+) -> None:
+    start = time.monotonic()
+    batches = run.batches(state.step // len(run.batches(0)))
+    batch = batches[state.step % len(batches)]
+    loss, tokens = _gradients_in_memory(run, state, batch, optimizer)
+    norm = nn.utils.clip_grad_norm_(parameters.values(), run.config.max_norm)
+    if not math.isfinite(loss) or not torch.isfinite(norm):
+        optimizer.zero_grad(set_to_none=True)
+        raise NotFinite
+    for group in optimizer.param_groups:
+        group["lr"] = state.lr_factor * lr_at(state.step, total, run.config)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    state.train_loss += loss
+    state.train_tokens += tokens
+    state.train_s += time.monotonic() - start
+    seconds = state.train_s / max(1, state.step - (_last_scored(state) or 0))
+    progress = {
+        "done": state.step,
+        "total": total,
+        "unit": "step",
+        "percent": round(100 * state.step / total, 1),
+        "eta_seconds": round(seconds * (total - state.step), 1),
+    }
+    run.on_event(Event("progress", progress))
+
+
+def _gradients_in_memory(
+    run: Run, state: State, batch: Sequence[int], optimizer: torch.optim.Optimizer
+) -> tuple[float, int]:
+    """As `_gradients`; once more with half as many rows at a time where memory runs out."""
+    while True:
+        try:
+            return _gradients(run, batch, state.micro_batch_size)
+        except RuntimeError as error:  # `torch.OutOfMemoryError` is one; a CPU has none of its own
+            if not _is_out_of_memory(error):
+                raise
+            optimizer.zero_grad(set_to_none=True)
+            _halve_micro_batch(run, state, error)
+
+
+def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[float, int]:
+    """Add the gradients of a batch's mean loss; the summed loss, and of how many tokens."""
+    run.model.train()
+    count = sum(sum(run.examples[i].learned[1:]) for i in batch)
+    total = 0.0
+    for first in range(0, len(batch), micro_batch_size):
+        micro = _of(run, batch[first : first + micro_batch_size])
+        loss, _ = summed_loss(run.model, *pad(micro, run.device))
+        (loss / count).backward()
+        total += float(loss.detach())
+    return total, count
+
+
+def _score(
+    run: Run, state: State, parameters: Mapping[str, nn.Parameter], best: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Add a point; the best parameters, which may be the present ones."""
+    loss = mean_loss(run, run.held_out)
+    point = Point(
+        step=state.step,
+        train_loss=state.train_loss / state.train_tokens if state.train_tokens else None,
+        validation_loss=loss,
+        lr=state.lr_factor * lr_at(max(0, state.step - 1), run.step_count(), run.config),
+        tokens_per_s=state.train_tokens / state.train_s if state.train_s else None,
+    )
+    is_best = not state.points or loss < state.best_loss
+    state.points.append(point)
+    state.train_loss, state.train_tokens, state.train_s = 0.0, 0, 0.0
+    run.on_event(Event("metrics", point.model_dump()))
+    if not is_best:
+        return best
+    state.best_step = state.step
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def _roll_back(
+    run: Run,
+    state: State,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> tuple[State, dict[str, Tensor]]:
+    factor = state.lr_factor / 2
+    if factor < 0.5**ROLLBACKS:
+        raise UserError(
+            "diverged",
+            f"the loss of step {state.step + 1} is not finite, nor was it at twice and four times "
+            f"the learning rate of {run.config.lr * state.lr_factor:.3g}; legal: a smaller lr",
+            param="lr",
+            value=run.config.lr,
+        )
+    found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    if found is None:
+        raise InfraError("checkpoint_lost", "the last checkpoint is gone from the disk")
+    earlier, best = found
+    message = (
+        f"the loss of step {state.step + 1} was not finite; "
+        f"back to step {earlier.step}, at half the learning rate"
+    )
+    run.on_event(Event("warning", {"code": "diverged", "message": message}))
+    earlier.lr_factor = factor
+    return earlier, best
+
+
+def _halve_micro_batch(run: Run, state: State, error: RuntimeError) -> None:
+    size = state.micro_batch_size
+    if size == 1 or size < min(run.config.micro_batch_size, run.config.batch_size):
+        raise InfraError("out_of_memory", f"out of memory at {size} rows at a time") from error
+    state.micro_batch_size = size // 2
+    message = f"out of memory at {size} rows at a time; on with {size // 2}"
+    run.on_event(Event("warning", {"code": "out_of_memory", "message": message}))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _of(run: Run, members: Sequence[int]) -> list[Example]:
+    return [run.examples[i] for i in members]
+
+
+def _last_scored(state: State) -> int | None:
+    return state.points[-1].step if state.points else None

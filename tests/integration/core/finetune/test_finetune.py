@@ -1,0 +1,325 @@
+"""Tiny quantized models through the whole of finetuning, read back with stock tools."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+import apiq_core.finetune.train as training
+from apiq_core.config import QuantizeConfig
+from apiq_core.errors import InfraError, Stopped, UserError
+from apiq_core.events import Event
+from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.finetune import CHECKPOINT_FILE, finetune
+from apiq_core.finetune.report import FinetuneReport
+from apiq_core.quantize import quantize
+from tests.tiny_models import make_tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+
+SMALL: dict[str, Any] = {
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "max_length": 64,
+    "epochs": 2,
+    "lr": 1e-2,
+    "validation_fraction": 0.2,
+    "answered_rows": 2,
+    "answer_tokens": 4,
+}
+
+
+def config(**fields: Any) -> FinetuneConfig:
+    return FinetuneConfig.model_validate(SMALL | fields)
+
+
+def quantized(folder: Path, **fields: Any) -> Path:
+    """The artifacts of a quantize job."""
+    source = make_tiny(folder / "source")
+    settings = {
+        "bits": 2,
+        "rank": 4,
+        "calibration": {"samples": 8, "length": 32, "held_out": 2},
+        "evaluation": {"samples": 0},
+    }
+    quantize(source, folder / "base", QuantizeConfig.model_validate(settings | fields))
+    return folder / "base"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quantized(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions and answers that a tiny model can learn."""
+    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    rows = [
+        {"question": f"What is {n % 7} and {n % 5}?", "answer": f"It is #### {n % 7 + n % 5}"}
+        for n in range(40)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def run(base: Path, data: Path, out: Path, settings: FinetuneConfig, **more: Any) -> FinetuneReport:
+    adapter = base / "adapter" if (base / "adapter").exists() else None
+    return finetune(base / "model", adapter, data, out, settings, **more)
+
+
+def test_it_learns_and_stock_tools_read_what_it_learned(
+    base: Path, sums: Path, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    report = run(base, sums, tmp_path, config(epochs=6), on_event=events.append)
+    loss = report.validation_loss
+    assert loss.after < 0.7 * loss.before
+    assert report.rows == {"train": 32, "validation": 8}
+    assert [p.step for p in report.points] == [0, *range(4, 49, 4)]
+    assert report.points[0].validation_loss == loss.before
+    assert report.exact_match is not None
+    phases = [e.data["phase"] for e in events if e.type == "phase"]
+    assert phases == ["preparing", "training", "evaluating", "packaging"]
+    assert [e.data["step"] for e in events if e.type == "metrics"] == [0, *range(4, 49, 4)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "report.json"]
+    assert stock_loss(base, sums, tmp_path / "adapter") < 0.8 * stock_loss(
+        base, sums, base / "adapter"
+    )
+
+
+def stock_loss(base: Path, data: Path, adapter: Path) -> float:
+    """Of the answers of all rows, with transformers, compressed-tensors and PEFT alone."""
+    from apiq_core.calibration import load_tokenizer
+    from apiq_core.finetune.batches import pad
+    from apiq_core.finetune.data import read_rows
+    from apiq_core.finetune.examples import tokenize
+
+    tokenizer = load_tokenizer(base / "model")
+    rows, _ = read_rows(data)
+    tokens, labels = pad([tokenize(row, tokenizer) for _, row in rows], torch.device("cpu"))
+    model = AutoModelForCausalLM.from_pretrained(base / "model", dtype=torch.float32)
+    with torch.no_grad():
+        logits = PeftModel.from_pretrained(model, str(adapter))(tokens).logits[:, :-1]
+    return float(cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()))
+
+
+def test_what_is_published_is_what_was_scored(base: Path, sums: Path, tmp_path: Path) -> None:
+    """The loss of the report is that of the file, read by stock tools, on the held-out rows."""
+    lines = sums.read_text().splitlines()
+    report = run(base, sums, tmp_path / "out", config())
+    from apiq_core.finetune.batches import split
+
+    held_out = split([None] * len(lines), 0.2, 0)[1]  # type: ignore[list-item]
+    (tmp_path / "held_out.jsonl").write_text("\n".join(lines[i] for i in held_out))
+    found = stock_loss(base, tmp_path / "held_out.jsonl", tmp_path / "out" / "adapter")
+    assert report.validation_loss.after == pytest.approx(found, rel=2e-2)  # bf16 products
+
+
+@pytest.mark.parametrize("train", ["attention", "mlp"])
+def test_only_the_chosen_adapters_move(base: Path, sums: Path, tmp_path: Path, train: str) -> None:
+    run(base, sums, tmp_path, config(train=train))
+    before = load_file(base / "adapter" / "adapter_model.safetensors")
+    after = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    chosen = {name for name in before if {"attention": "self_attn", "mlp": "mlp"}[train] in name}
+    assert moved == chosen
+
+
+def stop_after(step: int) -> tuple[Callable[[], bool], Callable[[Event], None]]:
+    done: list[int] = []
+
+    def on_event(event: Event) -> None:
+        if event.type == "progress":
+            done.append(event.data["done"])
+
+    return lambda: bool(done) and done[-1] >= step, on_event
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])
+def test_stopped_and_resumed_gives_the_same_bytes(
+    base: Path, sums: Path, tmp_path: Path, step: int
+) -> None:
+    whole = run(base, sums, tmp_path / "whole", config())
+    should_stop, on_event = stop_after(step)
+    with pytest.raises(Stopped):
+        run(base, sums, tmp_path / "parts", config(), should_stop=should_stop, on_event=on_event)
+    assert (tmp_path / "parts" / CHECKPOINT_FILE).exists()
+    events: list[Event] = []
+    resumed = run(base, sums, tmp_path / "parts", config(), on_event=events.append)
+    assert [e.data["step"] for e in events if e.type == "resumed"] == [step]
+    file = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    losses = [
+        [(p.step, p.train_loss, p.validation_loss) for p in r.points] for r in (whole, resumed)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(
+    base: Path, sums: Path, tmp_path: Path
+) -> None:
+    should_stop, on_event = stop_after(3)
+    with pytest.raises(Stopped):
+        run(base, sums, tmp_path, config(), should_stop=should_stop, on_event=on_event)
+    events: list[Event] = []
+    run(base, sums, tmp_path, config(lr=5e-3), on_event=events.append)
+    assert not [e for e in events if e.type == "resumed"]
+    assert next(e.data["done"] for e in events if e.type == "progress") == 1
+
+
+def test_no_better_state_ends_it_early_and_the_best_is_kept(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [3.0, 2.0, 2.5, 2.0]
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def mean_loss(run: training.Run, members: object) -> float:
+        parameters = training.trained_parameters(run.model)
+        seen.append({name: p.detach().clone() for name, p in parameters.items()})
+        return losses[len(seen) - 1]
+
+    monkeypatch.setattr(training, "mean_loss", mean_loss)
+    report = run(base, sums, tmp_path, config(epochs=50, patience=2, evaluate_every=2))
+    assert [p.step for p in report.points] == [0, 2, 4, 6]
+    assert report.best_step == 2
+    kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for name, wanted in seen[1].items():
+        assert torch.equal(kept[name.replace(".default", "")], wanted.half())
+
+
+def failing(at: list[int], error: Exception | None) -> Callable[..., tuple[torch.Tensor, int]]:
+    """`summed_loss`, whose calls with these numbers, while training, go wrong."""
+    calls = [0]
+    original = training.summed_loss
+
+    def summed(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
+        loss, count = original(model, *tensors)
+        if model.training:
+            calls[0] += 1
+            if calls[0] in at:
+                if error is not None:
+                    raise error
+                loss = loss * math.nan
+        return loss, count
+
+    return summed
+
+
+def test_a_loss_that_is_no_number_goes_back_at_half_the_rate(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "summed_loss", failing([11], None))
+    events: list[Event] = []
+    report = run(base, sums, tmp_path, config(checkpoint_every=4), on_event=events.append)
+    (warning,) = [e.data for e in events if e.type == "warning"]
+    assert warning["code"] == "diverged"
+    assert "step 6 was not finite; back to step 4, at half" in warning["message"]
+    steps = [e.data["done"] for e in events if e.type == "progress"]
+    assert steps == [1, 2, 3, 4, 5, 5, 6, *range(7, 17)]
+    assert report.validation_loss.after < report.validation_loss.before
+
+
+def test_a_loss_that_stays_no_number_fails(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "summed_loss", failing(list(range(1, 100)), None))
+    events: list[Event] = []
+    with pytest.raises(UserError) as caught:
+        run(base, sums, tmp_path, config(), on_event=events.append)
+    assert (caught.value.code, caught.value.param) == ("diverged", "lr")
+    assert len([e for e in events if e.type == "warning"]) == 2
+
+
+def test_out_of_memory_once_goes_on_with_half_the_rows(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = torch.OutOfMemoryError("the GPU is full")
+    whole = run(base, sums, tmp_path / "whole", config(micro_batch_size=1))
+    monkeypatch.setattr(training, "summed_loss", failing([4], error))
+    events: list[Event] = []
+    report = run(base, sums, tmp_path / "halved", config(), on_event=events.append)
+    (warning,) = [e.data for e in events if e.type == "warning"]
+    assert warning["message"] == "out of memory at 2 rows at a time; on with 1"
+    ours, theirs = report.validation_loss.after, whole.validation_loss.after
+    assert ours == pytest.approx(theirs, rel=0.02)  # the same gradients, summed otherwise
+
+
+def test_out_of_memory_twice_fails(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
+    monkeypatch.setattr(training, "summed_loss", failing([4, 7], error))
+    with pytest.raises(InfraError) as caught:
+        run(base, sums, tmp_path, config())
+    assert caught.value.code == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bits": 3},
+        {"bits": 4, "adapter": "dora"},
+        {"bits": None, "rank": None, "bits_per_weight": 3.5},  # which leaves no room for factors
+        {"formats": ["dense"]},
+        {"method": "gptq-lora"},
+    ],
+    ids=str,
+)
+def test_whatever_was_quantized_learns(sums: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    base = quantized(tmp_path, **fields)
+    report = run(base, sums, tmp_path / "out", config(epochs=6))
+    assert report.validation_loss.after < 0.9 * report.validation_loss.before
+
+
+def test_a_base_without_adapter_gets_one(sums: Path, tmp_path: Path) -> None:
+    source = make_tiny(tmp_path / "source")
+    report = finetune(source, None, sums, tmp_path / "out", config(rank=8, epochs=6))
+    assert report.validation_loss.after < 0.9 * report.validation_loss.before
+    content = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert (content["r"], content["lora_alpha"]) == (8, 8)
+    assert stock_loss(tmp_path_base(source, tmp_path), sums, tmp_path / "out" / "adapter") < 7
+
+
+def tmp_path_base(source: Path, tmp_path: Path) -> Path:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model").symlink_to(source)
+    return tmp_path / "base"
+
+
+def test_plain_text(base: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The statement is a statement. " * 200)
+    report = run(base, text, tmp_path / "out", config(epochs=4))
+    assert report.exact_match is None
+    assert report.validation_loss.after < 0.8 * report.validation_loss.before
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "code"),
+    [
+        ('{"text": "one row"}', {}, "too_little_data"),
+        ('{"text": "a b c"}\n' * 4, {"max_length": 513}, "illegal_length"),
+        ('{"text": "a b c"}\n' * 4, {"rank": 4}, "illegal_rank"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', {}, "no_chat_template"),
+        ('{"text": "' + "long " * 80 + '"}', {}, "rows_too_long"),
+        ("", {}, "empty_dataset"),
+        ("text", {}, "bad_rows"),
+    ],
+)
+def test_what_cannot_be_trained_on(
+    base: Path, tmp_path: Path, rows: str, fields: dict[str, Any], code: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(rows)
+    with pytest.raises(UserError) as caught:
+        run(base, tmp_path / "rows.jsonl", tmp_path / "out", config(**fields))
+    assert caught.value.code == code

@@ -1,0 +1,108 @@
+"""Which tokens the model reads, and which of them carry loss."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from apiq_core.calibration import load_tokenizer
+from apiq_core.errors import UserError
+from apiq_core.finetune.examples import Example, to_examples, tokenize, windows
+from apiq_core.finetune.rows import parse
+from tests.tiny_models import make_tiny
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a color."},
+    {"role": "assistant", "content": "Blue, as the sea."},
+    {"role": "user", "content": "Another one."},
+    {"role": "assistant", "content": "Green."},
+]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(model_dir)
+
+
+def example(tokenizer: PreTrainedTokenizerBase, **fields: Any) -> Example:
+    return tokenize(parse(json.dumps(fields)), tokenizer)
+
+
+def learned_text(tokenizer: PreTrainedTokenizerBase, found: Example) -> str:
+    pairs = zip(found.tokens, found.learned, strict=True)
+    return str(tokenizer.decode([token for token, learned in pairs if learned]))
+
+
+def test_loss_is_on_the_completion_and_the_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    found = example(tokenizer, prompt="The capital of France", completion=" is Paris.")
+    assert learned_text(tokenizer, found) == " is Paris.</s>"
+    assert str(tokenizer.decode(found.tokens)) == "The capital of France is Paris.</s>"
+    assert found.learned[: found.prompt_length] == (False,) * found.prompt_length
+
+
+def test_the_text_is_tokenized_as_a_whole(tokenizer: PreTrainedTokenizerBase) -> None:
+    found = example(tokenizer, prompt="The statem", completion="ent is a statement")
+    whole = tokenizer("The statement is a statement", add_special_tokens=False)["input_ids"]
+    assert list(found.tokens[:-1]) == whole
+
+
+def test_loss_is_on_what_the_assistant_says(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = TEMPLATE
+    found = example(tokenizer, messages=CHAT)
+    assert learned_text(tokenizer, found) == "Blue, as the sea.\nGreen.\n"
+    whole = "".join(f"[{m['role']}]{m['content']}\n" for m in CHAT)
+    assert str(tokenizer.decode(found.tokens)) == whole
+
+
+@pytest.mark.parametrize(
+    ("template", "code"),
+    [
+        (None, "no_chat_template"),
+        ("{{ messages[-1].content }}", "unusable_chat_template"),
+        ("{{ raise_exception('roles must alternate') }}", "chat_template_refuses"),
+    ],
+)
+def test_templates_that_will_not_do(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, code: str
+) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(UserError) as caught:
+        example(tokenizer, messages=CHAT)
+    assert caught.value.code == code
+
+
+def test_long_rows_are_listed_or_cut(tokenizer: PreTrainedTokenizerBase) -> None:
+    long = "the module " * 40
+    lines = [
+        {"prompt": "a", "completion": long},
+        {"text": "short enough"},
+        {"prompt": long, "completion": "never seen"},
+    ]
+    rows = [(number, parse(json.dumps(line))) for number, line in enumerate(lines, 1)]
+    with pytest.raises(UserError) as caught:
+        to_examples(rows, tokenizer, 16, truncate=False)
+    assert caught.value.code == "rows_too_long"
+    assert "2 rows have more than 16 tokens: lines 1, 3;" in caught.value.message
+    first, second = to_examples(rows, tokenizer, 16, truncate=True)
+    assert len(first) == 16
+    assert learned_text(tokenizer, second) == "short enough</s>"
+    with pytest.raises(UserError, match="no row has a token that carries loss"):
+        to_examples(rows[2:], tokenizer, 16, truncate=True)
+
+
+def test_windows_of_a_plain_text_follow_each_other() -> None:
+    found = windows(list(range(10)), 4)
+    assert [w.tokens for w in found] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
+    assert windows(list(range(9)), 4)[-1].tokens == (4, 5, 6, 7)  # a single token predicts nothing
