@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from jobs.requests import QuantizeRequest
+from jobs.requests import FinetuneRequest, QuantizeRequest
 
 MAX_QUOTED_CHARACTERS = 80
 SECRET_FIELDS = frozenset({"hub_token"})  # never quoted, however wrong
+REQUESTS: dict[str, type[BaseModel]] = {"quantize": QuantizeRequest, "finetune": FinetuneRequest}
 BOUNDS = (("less than or equal to", "at most"), ("greater than or equal to", "at least"))
 
 
@@ -33,13 +34,22 @@ class FieldError(BaseModel):
 def describe(error: Mapping[str, Any]) -> FieldError:
     """One entry of `RequestValidationError.errors()` in our words."""
     place, *full_path = error["loc"]
+    root: type[BaseModel] = QuantizeRequest
+    if error["type"] == "union_tag_invalid":
+        tag = (error.get("ctx") or {}).get("tag")
+        detail = f"type is {quoted(tag)}; legal: {', '.join(REQUESTS)}"
+        return FieldError(pointer="#/type", detail=detail)
+    if place == "body" and full_path and full_path[0] in REQUESTS:  # which of them it was read as
+        root = REQUESTS[full_path.pop(0)]
     path = [part[:MAX_QUOTED_CHARACTERS] if isinstance(part, str) else part for part in full_path]
     if place == "body":
         pointer = "#" + "".join(f"/{_escape(str(part))}" for part in path)
     else:
         pointer = f"?{path[0]}" if place == "query" else f"{path[0] if path else place}:"
     name = ".".join(map(str, path)) or "the body"
-    return FieldError(pointer=pointer, detail=_detail(name, path if place == "body" else [], error))
+    return FieldError(
+        pointer=pointer, detail=_detail(root, name, path if place == "body" else [], error)
+    )
 
 
 def pointer_to(param: str) -> str:
@@ -61,20 +71,22 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else f"legal: {', '.join(known)}"
 
 
-def _detail(name: str, path: Sequence[str | int], error: Mapping[str, Any]) -> str:
+def _detail(
+    root: type[BaseModel], name: str, path: Sequence[str | int], error: Mapping[str, Any]
+) -> str:
     kind, message = str(error["type"]), str(error["msg"])
     context = error.get("ctx") or {}
     value = _shown(path, error.get("input"))
     if kind == "extra_forbidden":
-        parent = _model_at(path[:-1])
+        parent = _model_at(root, path[:-1])
         known = sorted(parent.model_fields) if parent else []
         return f"{name} is not a field; {did_you_mean(str(path[-1]), known)}"
     if kind == "missing":
-        field = _field_at(path)
+        field = _field_at(root, path)
         wanted = f": {field.description}" if field and field.description else ""
         return f"{name} is missing{wanted}"
     if kind == "string_pattern_mismatch":
-        field = _field_at(path)
+        field = _field_at(root, path)
         legal = field.description if field and field.description else context.get("pattern")
         return f"{name} is {value}; legal: {legal}"
     if kind == "value_error":
@@ -96,8 +108,8 @@ def _shown(path: Sequence[str | int], value: Any) -> str:
     return quoted(value) if path else f"of type {type(value).__name__}"
 
 
-def _model_at(path: Sequence[str | int]) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = QuantizeRequest
+def _model_at(root: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = root
     for part in path:
         field = model.model_fields.get(str(part)) if model else None
         annotation = field.annotation if field else None
@@ -107,10 +119,10 @@ def _model_at(path: Sequence[str | int]) -> type[BaseModel] | None:
     return model
 
 
-def _field_at(path: Sequence[str | int]) -> FieldInfo | None:
+def _field_at(root: type[BaseModel], path: Sequence[str | int]) -> FieldInfo | None:
     if not path:
         return None
-    model = _model_at(path[:-1])
+    model = _model_at(root, path[:-1])
     return model.model_fields.get(str(path[-1])) if model else None
 
 

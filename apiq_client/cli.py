@@ -5,7 +5,7 @@ from importlib.metadata import version as installed_version
 
 import typer
 
-from apiq_client.commands import artifacts, datasets, jobs, keys, models, quantize, up
+from apiq_client.commands import artifacts, datasets, finetune, jobs, keys, models, quantize, up
 from apiq_client.errors import ApiqError
 from apiq_client.sdk import Client
 from apiq_client.terminal import out, print_error, print_json
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(up.up)
 app.command()(quantize.quantize)
+app.command()(finetune.finetune)
 app.add_typer(jobs.app)
 app.command()(jobs.events)
 app.command()(jobs.logs)

@@ -1,4 +1,4 @@
-"""The fields of `QuantizeConfig` as options of a command: name, type, default and help once."""
+"""The fields of a config as options of a command: name, type, default and help once."""
 
 import inspect
 import types
@@ -9,16 +9,20 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from apiq_core.config import QuantizeConfig
-
 SEPARATOR = "__"  # between the name of a nested model and its field, in parameter names
 
 
-def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's `**config` by one option a field of `QuantizeConfig`."""
+def with_options_of(
+    config: type[BaseModel],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace a command's `**config` by one option a field of `config`."""
+    return lambda command: _with_options(command, config)
+
+
+def _with_options(command: Callable[..., None], config: type[BaseModel]) -> Callable[..., None]:
     signature = inspect.signature(command)
     own = [x for x in signature.parameters.values() if x.kind is not inspect.Parameter.VAR_KEYWORD]
-    generated = list(_parameters(QuantizeConfig, ""))
+    generated = list(_parameters(config, ""))
     required = [x for x in [*own, *generated] if x.default is inspect.Parameter.empty]
     optional = [x for x in [*generated, *own] if x.default is not inspect.Parameter.empty]
 
@@ -52,8 +56,9 @@ def _parameters(model: type[BaseModel], prefix: str) -> Iterator[inspect.Paramet
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _parameters(annotation, f"{prefix}{name}{SEPARATOR}")
             continue
+        dashed = f"{prefix}{name}".replace(SEPARATOR, "-").replace("_", "-")
         option = typer.Option(
-            "--" + f"{prefix}{name}".replace(SEPARATOR, "-").replace("_", "-"),
+            f"--{dashed}/--no-{dashed}" if annotation is bool else f"--{dashed}",
             help=field.description,
             metavar=_metavar(annotation),
             # what is left out is not sent: the server fills in and shows its default

@@ -75,7 +75,16 @@ class Client:
         If the answer is lost it asks again: its idempotency key keeps that from making two jobs.
         """
         width = {} if bits is None else {"bits": bits}
-        body = {"model": model, **width, **fields}
+        return self._submit({"model": model, **width, **fields})
+
+    def finetune(self, base: str, dataset: str, **fields: Any) -> Job:
+        """Submit a job that trains the adapter of `base`, a quantize job, on `dataset`.
+
+        `base` may be a model id too. `fields` and a lost answer: as for `quantize`.
+        """
+        return self._submit({"type": "finetune", "base": base, "dataset": dataset, **fields})
+
+    def _submit(self, body: dict[str, Any]) -> Job:
         headers = {"idempotency-key": str(uuid.uuid4())}
         return Job.model_validate(self._call("POST", "/jobs", json=body, headers=headers))
 

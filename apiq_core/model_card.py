@@ -1,11 +1,11 @@
 """`README.md` of an artifact: what it is, how good it is, and the lines that load it."""
 
 import re
-from html import escape
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from apiq_core.markdown import code, plain
 from apiq_core.report_text import (
     calibrated_on,
     has_adapter,
@@ -32,7 +32,7 @@ def model_card(report: dict[str, Any]) -> str:
     """The card for a `Report.model_dump(mode="json")`."""
     parts = [
         f"---\n{_front_matter(report)}\n---",
-        f"# {_plain(report['model'])} at {width(report)}",
+        f"# {plain(report['model'])} at {width(report)}",
         _what_it_is(report),
         "## Results",
         _results(report),
@@ -40,14 +40,14 @@ def model_card(report: dict[str, Any]) -> str:
         _load(report),
     ]
     if report["config"]["bits"] == VLLM_BITS and report["config"]["adapter"] == VLLM_ADAPTER:
-        parts += ["With vLLM:", _code("sh", _vllm(report))]
+        parts += ["With vLLM:", code("sh", _vllm(report))]
     if has_adapter(report):
         parts += [
             "Keep the adapter apart. Merging it into the weights and rounding again loses it: at 2 "
             "bits the rounding step is larger than the correction.",
         ]
     if report["warnings"]:
-        parts += ["## Warnings", "\n".join(f"- {_plain(text)}" for text in report["warnings"])]
+        parts += ["## Warnings", "\n".join(f"- {plain(text)}" for text in report["warnings"])]
     parts += [
         "## Licence",
         "That of the base model: these files are derived from it, and its terms hold for them.",
@@ -84,7 +84,7 @@ def _what_it_is(report: dict[str, Any]) -> str:
             "rounding lost; use them together"
         )
     return (
-        f"Quantized from {_plain(report['model'])}: {how(report)}. {files}. "
+        f"Quantized from {plain(report['model'])}: {how(report)}. {files}. "
         "`report.html` and `report.json` have every figure."
     )
 
@@ -98,7 +98,7 @@ def _results(report: dict[str, Any]) -> str:
         f"| {x.name} | {x.perplexity} | {x.kl} | {x.bits_per_weight} | {x.stored} |"
         for x in networks(report)
     ]
-    texts = f"{_plain(measured_on(report))} {_plain(calibrated_on(report))}"
+    texts = f"{plain(measured_on(report))} {plain(calibrated_on(report))}"
     return "\n".join(lines) + f"\n\n{texts}"
 
 
@@ -125,8 +125,8 @@ def _load(report: dict[str, Any]) -> str:
     )
     return "\n\n".join(
         [
-            _code("sh", f"pip install torch {READERS}"),
-            _code("python", "\n".join(lines)),
+            code("sh", f"pip install torch {READERS}"),
+            code("python", "\n".join(lines)),
             size_in_memory,
         ]
     )
@@ -141,13 +141,3 @@ def _vllm(report: dict[str, Any]) -> str:
         'curl localhost:8000/v1/completions -H "Content-Type: application/json" \\\n'
         """  -d '{"model": "apiq", "prompt": "The capital of France is", "max_tokens": 20}'"""
     )
-
-
-def _code(language: str, text: str) -> str:
-    return f"```{language}\n{text}\n```"
-
-
-def _plain(text: Any) -> str:
-    """On one line, and without meaning to Markdown or HTML."""
-    line = escape(" ".join(str(text).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)

@@ -21,6 +21,7 @@ from apiq_core.artifact import Artifact
 from apiq_core.block import Layers, replace_weights
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.config import QuantizeConfig
+from apiq_core.device import return_freed_memory
 from apiq_core.evaluate import NETWORKS
 from apiq_core.inspect import ModelFacts
 from apiq_core.meter import Meter
@@ -88,6 +89,7 @@ def polish(
             total += network.step(order[batch], check_stop)
             optimizer.step()
             schedule.step()
+            return_freed_memory()
             meter.step_polished()
         result.train_loss.append(float(total) / len(batches))
         result.held_out_loss.append(network.held_out_loss(check_stop))

@@ -1,4 +1,6 @@
-"""The finished blocks of a job that has not ended, so that its next attempt begins after them.
+"""What a job that has not ended has reached, so that its next attempt begins behind it.
+
+Of a quantize job each finished block; of a finetune job its latest step, as one whole state.
 
 A row stands for an object in the artifact store. An attempt reads rows, never folders: an object
 without a row was not there in time. Every function works in the caller's transaction.
@@ -15,9 +17,9 @@ from jobs.schema import checkpoints
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One finished block."""
+    """One finished block, or the state behind a step."""
 
-    block: int  # from 0
+    block: int  # from 0; or the step
     attempt: int  # that finished it
     key: str  # of its file in the artifact store
     size_bytes: int
@@ -35,6 +37,14 @@ def record(
     drop(connection, job_id, attempt, block)
     values = {"job_id": job_id, "block": block, "attempt": attempt, "key": key} | vars(stored)
     connection.execute(insert(checkpoints).values(values))
+
+
+def replace(
+    connection: Connection, job_id: str, attempt: int, step: int, key: str, stored: Stored
+) -> None:
+    """Note the state behind a step, in place of what was noted before. Raises `LeaseLost`."""
+    drop(connection, job_id, attempt, 0)
+    record(connection, job_id, attempt, step, key, stored)
 
 
 def drop(connection: Connection, job_id: str, attempt: int, block: int) -> None:

@@ -4,6 +4,7 @@ JobError
   JobNotFound           no such job
   JobAlreadyFinished    it ended, so it cannot be cancelled
   JobNotFinished        it has no artifacts yet, and cannot be deleted
+  JobInUse              a job that has not ended trains on what it made
   JobNotRetryable       it runs, waits or succeeded: there is nothing to repeat
   IdempotencyKeyReused  another request used this key
   QuotaExceeded         its owner has as many jobs or bytes as are allowed
@@ -44,6 +45,11 @@ class JobAlreadyFinished(JobError):
 
 class JobNotFinished(JobError):
     code = "job_not_finished"
+    http_status = 409
+
+
+class JobInUse(JobError):
+    code = "job_in_use"
     http_status = 409
 
 

@@ -1,9 +1,10 @@
 """From what was asked to a job: every default filled in, then accepted in one transaction."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, select
@@ -11,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from apiq_core.errors import UserError
 from apiq_core.resolve import resolve
-from jobs import datasets, models, quotas, repository, secrets, texts
+from jobs import datasets, finetunes, models, quotas, repository, secrets, texts
 from jobs.database import Database
 from jobs.errors import (
     DatasetNotFound,
@@ -21,7 +22,7 @@ from jobs.errors import (
 )
 from jobs.job import Job
 from jobs.repository import NewJob
-from jobs.requests import QuantizeRequest
+from jobs.requests import FinetuneRequest, JobRequest, QuantizeRequest, request_of
 from jobs.rows import job_from_row
 from jobs.schema import jobs
 from jobs.settings import Settings
@@ -40,12 +41,13 @@ class RequestName:
 
 @dataclass(frozen=True)
 class Order:
-    """A request for a job, and whose it is."""
+    """A request for a job, and whose it is. `pinned` is what its input says of the base."""
 
-    request: QuantizeRequest
+    request: JobRequest
     owner: str = ""
     name: RequestName | None = None
     retry_of: str | None = None
+    pinned: Mapping[str, Any] = field(default_factory=dict)
 
 
 def submit(database: Database, order: Order, settings: Settings) -> Job:
@@ -122,8 +124,7 @@ def accept(connection: Connection, order: Order, settings: Settings) -> Job:
 def _accept(connection: Connection, orders: Sequence[Order], settings: Settings) -> list[Job]:
     for owner, number in Counter(order.owner for order in orders).items():
         quotas.check_queue(connection, owner, number, settings)
-    for order in orders:
-        check_datasets(connection, order.request, order.owner)
+    orders = [_check_inputs(connection, order) for order in orders]
     jobs = repository.accept_all(connection, [_new_job(order) for order in orders])
     for order, job in zip(orders, jobs, strict=True):
         if order.request.hub_token is not None:
@@ -135,7 +136,7 @@ def _new_job(order: Order) -> NewJob:
     request, name = order.request, order.name
     return NewJob(
         type=request.type,
-        input=request.to_input(),
+        input={**order.pinned, **request.to_input()},
         labels=request.labels,
         metadata=request.metadata,
         device_class=request.device_class,
@@ -193,17 +194,19 @@ def retry(
             "max_runtime_s",
         )
     }
-    request = QuantizeRequest.model_validate(old.input | fields | {"hub_token": hub_token})
+    request = request_of(old.input, **fields, hub_token=hub_token)
     return accept(connection, Order(request, old.owner, retry_of=old.id), settings)
 
 
-def resolve_request(request: QuantizeRequest, settings: Settings) -> QuantizeRequest:
+def resolve_request(request: JobRequest, settings: Settings) -> JobRequest:
     """The request with nothing left open. Asks the hub, so never call it in a transaction.
 
     Raises `UserError` where the model is unknown or the config does not fit it.
     """
     if request.hub_token is not None:
         secrets.check_can_keep(settings)
+    if isinstance(request, FinetuneRequest):
+        return finetunes.resolve_base(request, settings)
     located = models.locate(request.model, request.revision, settings, request.hub_token)
     config = resolve(request.config(), models.inspect(located))
     calibration_source = config.calibration.source or texts.default_source(settings)
@@ -216,6 +219,14 @@ def resolve_request(request: QuantizeRequest, settings: Settings) -> QuantizeReq
             "evaluation": config.evaluation.model_copy(update={"source": evaluation_source}),
         }
     )
+
+
+def _check_inputs(connection: Connection, order: Order) -> Order:
+    """What a job reads is there, and nobody deletes it before this transaction ends."""
+    if isinstance(order.request, FinetuneRequest):
+        return replace(order, pinned=finetunes.check(connection, order.request, order.owner))
+    check_datasets(connection, order.request, order.owner)
+    return order
 
 
 def check_datasets(connection: Connection, request: QuantizeRequest, owner: str) -> None:

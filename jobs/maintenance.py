@@ -4,6 +4,7 @@ Every function works in the caller's transaction.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 
 from jobs import leases, repository
 from jobs.clock import from_now, now
+from jobs.errors import JobInUse
 from jobs.job import Job
 from jobs.rows import change, job_from_row
 from jobs.schema import checkpoints, datasets, jobs, leaders
@@ -76,7 +78,8 @@ def sweep(connection: Connection, settings: Settings) -> Swept:
     if settings.retention_days is not None:
         oldest = from_now(-settings.retention_days * DAY_S)
         for job in _pick(connection, jobs.c.finished_at < oldest, jobs.c.deleted_at.is_(None)):
-            repository.delete(connection, job.id)
+            with suppress(JobInUse), connection.begin_nested():
+                repository.delete(connection, job.id)
     has_checkpoints = jobs.c.id.in_(select(checkpoints.c.job_id))
     return Swept(
         _to_ring(connection, settings),

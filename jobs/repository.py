@@ -23,7 +23,13 @@ from sqlalchemy import (
 )
 
 from jobs.clock import Timestamp, now
-from jobs.errors import InvalidCursor, JobAlreadyFinished, JobNotFinished, JobNotFound
+from jobs.errors import (
+    InvalidCursor,
+    JobAlreadyFinished,
+    JobInUse,
+    JobNotFinished,
+    JobNotFound,
+)
 from jobs.job import Artifact, Job, JobEvent, new_job_id
 from jobs.rows import append, change, job_from_row
 from jobs.schema import artifacts, input_model, job_events, job_labels, jobs
@@ -125,6 +131,15 @@ def get(connection: Connection, job_id: str, owner: str | None = None) -> Job:
     return job_from_row(row)
 
 
+def lock(connection: Connection, job_id: str, owner: str | None = None) -> Job:
+    """As `get`, and nobody deletes it before this transaction ends."""
+    query = select(jobs).where(jobs.c.id == job_id, *_visible(owner)).with_for_update()
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise _not_found(job_id)
+    return job_from_row(row)
+
+
 def get_many(connection: Connection, wanted: Sequence[Wanted]) -> list[Job | JobNotFound]:
     """What `get` returns or raises for each of them."""
     ids = [job_id for job_id, _ in wanted]
@@ -197,7 +212,7 @@ def request_cancel(connection: Connection, job_id: str, owner: str | None = None
 def delete(connection: Connection, job_id: str, owner: str | None = None) -> None:
     """Hide a job that has ended, for good; a sweep removes its objects and then its row.
 
-    Raises `JobNotFound`, `JobNotFinished`.
+    Raises `JobNotFound`, `JobNotFinished`, `JobInUse` while a finetune job trains on it.
     """
     ended = (*_visible(owner), jobs.c.state.in_(TERMINAL))
     # the key is free again: whoever repeats the request wants a job, not a deleted one
@@ -205,6 +220,12 @@ def delete(connection: Connection, job_id: str, owner: str | None = None) -> Non
     if change(connection, jobs.c.id == job_id, *ended, values=values) is None:
         job = get(connection, job_id, owner)
         raise JobNotFinished(f"{job_id} is {job.state}; cancel it or wait for its end")
+    # asked after the change, which waits for who is just accepting such a job
+    users = select(jobs.c.id).where(
+        jobs.c.state.not_in(TERMINAL), jobs.c.input["base"].as_string() == job_id
+    )
+    if (user := connection.execute(users.limit(1)).scalar()) is not None:
+        raise JobInUse(f"{job_id} is the base of {user}; cancel that job or wait for its end")
 
 
 def events_after(

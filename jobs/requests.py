@@ -6,12 +6,16 @@ Pydantic only, so that the face and the workers read the same model.
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, SecretStr
 
 from apiq_core.config import LEGAL_MODEL_ID, MODEL_ID, QuantizeConfig, is_model_id
+from apiq_core.finetune.config import FinetuneConfig
 
+JOB_ID = re.compile(r"job_[0-9a-f-]{32,36}")
+DATASET_ID = re.compile(r"ds_[0-9a-f-]{32,36}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:-]{0,199}")
 # what an Authorization header takes; a shorter one could not be blanked out of a log
 HUB_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,500}")
@@ -28,6 +32,12 @@ MAX_LIMIT_S = 366 * 24 * 3600
 def _check_model_id(text: str) -> str:
     if not is_model_id(text):
         raise ValueError(f"not a model id; legal: {LEGAL_MODEL_ID}")
+    return text
+
+
+def _check_base(text: str) -> str:
+    if JOB_ID.fullmatch(text) is None and not is_model_id(text):
+        raise ValueError(f"not a base; legal: `job_...`, or a model id: {LEGAL_MODEL_ID}")
     return text
 
 
@@ -79,6 +89,8 @@ def _check_hub_token(token: SecretStr) -> SecretStr:
     return token
 
 
+Revision = Annotated[str, AfterValidator(_check_revision)]
+
 HubToken = Annotated[
     SecretStr,
     AfterValidator(_check_hub_token),
@@ -122,6 +134,11 @@ class JobFields(BaseModel):
     )
     hub_token: HubToken | None = None
 
+    def body_sha256(self) -> str:
+        """The same for requests that ask for the same, however they spell it."""
+        plain = self.model_dump(mode="json", exclude={"hub_token"})
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
 
 class QuantizeRequest(QuantizeConfig, JobFields):
     """A model to quantize, and how. `model` and one of `bits`, `bits_per_weight` suffice."""
@@ -133,7 +150,7 @@ class QuantizeRequest(QuantizeConfig, JobFields):
         examples=["HuggingFaceTB/SmolLM2-135M-Instruct"],
         json_schema_extra={"pattern": f"^{MODEL_ID.pattern}$"},
     )
-    revision: Annotated[str, AfterValidator(_check_revision)] | None = Field(
+    revision: Revision | None = Field(
         None,
         description="Branch, tag or commit of the hub. Default: its main branch; the commit it "
         "points to now is what is used. A model of the models directory has a revision "
@@ -155,7 +172,56 @@ class QuantizeRequest(QuantizeConfig, JobFields):
             "revision": self.revision,
         } | config
 
-    def body_sha256(self) -> str:
-        """The same for requests that ask for the same, however they spell it."""
-        plain = self.model_dump(mode="json", exclude={"hub_token"})
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+class FinetuneRequest(FinetuneConfig, JobFields):
+    """A model to finetune, and on what. `type`, `base` and `dataset` suffice."""
+
+    type: Literal["finetune"] = Field(description="What kind of job this is.")
+    base: Annotated[str, AfterValidator(_check_base)] = Field(
+        description="What is trained: a quantize job that has succeeded (`job_...`), whose adapter "
+        "is trained around its packed integers, or a model id, whose weights stay as they are.",
+        examples=["job_019ab6f2-6c1d-7f04-8a53-c2f1d09e7b44"],
+    )
+    revision: Revision | None = Field(
+        None, description="Of a base that is a model: branch, tag or commit. As for quantizing."
+    )
+    dataset: str = Field(
+        pattern=f"^{DATASET_ID.pattern}$",
+        description="The rows to train on: `ds_...`, an uploaded dataset.",
+        examples=["ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11"],
+    )
+
+    # what `to_input` adds once the base is known: to find the job by, and to check it by
+    PINNED: ClassVar = ("model", "base_manifest_sha256", "dataset_kind")
+
+    @classmethod
+    def from_input(cls, job_input: Mapping[str, Any], **fields: Any) -> Self:
+        """The request that a job's `input` came from; `fields` are those of the job itself."""
+        asked = {name: value for name, value in job_input.items() if name not in cls.PINNED}
+        return cls.model_validate(asked | fields)
+
+    @property
+    def base_job(self) -> str | None:
+        """The id of the quantize job that is trained on; None for a model."""
+        return self.base if JOB_ID.fullmatch(self.base) else None
+
+    def config(self) -> FinetuneConfig:
+        """The part that the core understands."""
+        return FinetuneConfig.model_validate(
+            self.model_dump(include=set(FinetuneConfig.model_fields))
+        )
+
+    def to_input(self) -> dict[str, Any]:
+        """As `Job.input` holds it, but for what is `PINNED`."""
+        place = self.model_dump(include={"type", "base", "revision", "dataset"})
+        return place | self.config().model_dump(mode="json")
+
+
+JobRequest = QuantizeRequest | FinetuneRequest
+
+
+def request_of(job_input: Mapping[str, Any], **fields: Any) -> JobRequest:
+    """The request that a job's `input` came from; `fields` are those of the job itself."""
+    if job_input["type"] == "finetune":
+        return FinetuneRequest.from_input(job_input, **fields)
+    return QuantizeRequest.model_validate(dict(job_input) | fields)

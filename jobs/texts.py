@@ -59,6 +59,14 @@ def fetch_texts(config: QuantizeConfig, scratch_dir: Path, store: ArtifactStore)
     return texts
 
 
+def fetch_dataset(dataset_id: str, kind: str, scratch_dir: Path, store: ArtifactStore) -> Path:
+    """Bring a dataset to `scratch_dir`; its suffix tells the kind: `.txt` or `.jsonl`."""
+    target = scratch_dir / f"{dataset_id}{'.txt' if kind == 'text' else '.jsonl'}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _copy_dataset(store, dataset_id, target)
+    return target
+
+
 def _fetch_wikitext2(target: Path) -> None:
     archive = hub.download_dataset_file(WIKITEXT2_REPOSITORY, WIKITEXT2_FILE, target.parent)
     with zipfile.ZipFile(archive) as files, target.open("wb") as out:

@@ -1,18 +1,20 @@
-"""Finished blocks on their way between attempts: stored as they come, brought back for the next.
+"""Checkpoints on their way between attempts: stored as they come, brought back for the next.
 
-The child writes a block's file and tells; here it becomes an object and a row. Before the next
-child starts, on whatever host, the rows say which objects are put where the child looks.
+The child writes a block's file, or the state behind a step of training, and tells; here it becomes
+an object and a row. Before the next child starts, on whatever host, the rows say which objects are
+put where the child looks.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import stamina
 import structlog
 
-from apiq_core.layout import block_file
+from apiq_core.layout import block_file, training_checkpoint
 from jobs import checkpoints
 from jobs.artifacts import ArtifactStore, block_key, blocks_prefix
 from jobs.checkpoints import Checkpoint
@@ -41,7 +43,9 @@ class Checkpoints:
         self._job = job
         self._out_dir = out_dir
         self._journal = journal
+        self._trains = job.type == "finetune"  # then a checkpoint takes the place of the last
         self._waiting: list[int] = []  # told by the child, not stored yet
+        self._latest_key: str | None = None
         self._not_before = 0.0
 
     def restore(self, check: Callable[[], None]) -> None:
@@ -56,8 +60,11 @@ class Checkpoints:
         if found:
             self._journal.enter("downloading")
             self._journal.flush(now=True)
+        if self._trains:
+            found = found[-1:]
+            self._latest_key = found[0].key if found else None
         for checkpoint in found:
-            target = block_file(self._out_dir, checkpoint.block)
+            target = self._file(checkpoint.block)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 for attempt in stamina.retry_context(
@@ -74,11 +81,13 @@ class Checkpoints:
                 return
 
     def take(self, messages: Sequence[Message]) -> None:
-        """Hear what the child tells of its blocks. Raises `LeaseLost`."""
+        """Hear what the child tells of its blocks or steps. Raises `LeaseLost`."""
         for message in messages:
             match message:
                 case {"type": "block", "data": {"index": index}}:
                     self._waiting.append(index)
+                case {"type": "checkpoint", "data": {"step": step}}:
+                    self._waiting = [step]
                 case {"type": "warning", "data": {"code": "checkpoint_discarded", "block": block}}:
                     self._drop(block)
 
@@ -97,7 +106,7 @@ class Checkpoints:
     def _store(self, block: int) -> bool:
         """Store one block and note it, together with what the child told so far."""
         job = self._job
-        path = block_file(self._out_dir, block)
+        path = self._file(block)
         key = block_key(job.id, job.attempt, block)
         if not path.exists():  # it is packed up already: there is nothing to resume any more
             return True
@@ -106,17 +115,33 @@ class Checkpoints:
         except OSError as error:
             log.warning("checkpoint_delayed", job=job.id, block=block, error=redact(repr(error)))
             return False
-        return self._journal.flush(
+        note = checkpoints.replace if self._trains else checkpoints.record
+        noted = self._journal.flush(
             now=True,
-            also=lambda connection: checkpoints.record(
-                connection, job.id, job.attempt, block, key, stored
-            ),
+            also=lambda connection: note(connection, job.id, job.attempt, block, key, stored),
+        )
+        if noted and self._trains:
+            self._forget_earlier(key)
+        return noted
+
+    def _forget_earlier(self, key: str) -> None:
+        """Delete the object before `key`; what fails goes when the job ends."""
+        earlier, self._latest_key = self._latest_key, key
+        if earlier not in (None, key):
+            with suppress(OSError):
+                self._worker.store.delete_prefix(earlier)
+
+    def _file(self, block: int) -> Path:
+        return (
+            training_checkpoint(self._out_dir) if self._trains else block_file(self._out_dir, block)
         )
 
     def _give_up(self, block: int, error: Exception) -> None:
+        what, then = f"block {block}", "it and later blocks are made anew"
+        if self._trains:
+            what, then = f"the state behind step {block}", "training begins anew"
         message = (
-            f"block {block} of an earlier attempt could not be brought back "
-            f"({redact(str(error))}); it and later blocks are made anew"
+            f"{what} of an earlier attempt could not be brought back ({redact(str(error))}); {then}"
         )
         data = {"code": "checkpoint_damaged", "message": message, "block": block}
         self._journal.tell("warning", data)

@@ -16,11 +16,18 @@ from apiq_core.errors import Stopped
 from apiq_core.events import Event
 from jobs import models, texts
 from jobs.artifacts import open_store
-from jobs.requests import QuantizeRequest
+from jobs.requests import FinetuneRequest, QuantizeRequest
 from jobs.settings import Settings
-from worker.wire import Link, serve
+from worker import bases
+from worker.wire import Link, Spec, serve
 
 PROGRESS_INTERVAL_S = 1.0
+
+
+def work(link: Link) -> dict[str, Any]:
+    """Whatever the job is; the result is told to the supervisor."""
+    kinds = {"quantize": quantize_job, "finetune": finetune_job}
+    return kinds[link.spec.input["type"]](link)
 
 
 def quantize_job(link: Link) -> dict[str, Any]:
@@ -32,8 +39,7 @@ def quantize_job(link: Link) -> dict[str, Any]:
     config = request.config()
 
     link.on_event(Event("phase", {"phase": "downloading"}))
-    token = None if spec.hub_token is None else SecretStr(spec.hub_token)
-    located = models.locate(request.model, request.revision, settings, token)
+    located = models.locate(request.model, request.revision, settings, _token(spec))
     model_dir = models.fetch(located, scratch_dir / "source", Download(link).on_bytes)
     found = texts.fetch_texts(config, scratch_dir / "texts", open_store(settings))
 
@@ -50,6 +56,42 @@ def quantize_job(link: Link) -> dict[str, Any]:
         model_name=request.model,
     )
     return {"metrics": report.headline(), "text_sha256": fingerprints(found)}
+
+
+def finetune_job(link: Link) -> dict[str, Any]:
+    """Bring base and dataset here, then let the core work."""
+    spec = link.spec
+    scratch_dir = Path(spec.scratch_dir)
+    settings = Settings(**spec.settings)
+    store = open_store(settings)
+    request = FinetuneRequest.from_input(spec.input)
+
+    link.on_event(Event("phase", {"phase": "downloading"}))
+    if request.base_job is None:
+        located = models.locate(request.base, request.revision, settings, _token(spec))
+        model_dir = models.fetch(located, scratch_dir / "source", Download(link).on_bytes)
+        adapter_dir = None
+    else:
+        bases.fetch(spec.base_files, scratch_dir / "base", store, link.should_stop)
+        model_dir, adapter_dir = scratch_dir / "base" / "model", scratch_dir / "base" / "adapter"
+    dataset = texts.fetch_dataset(
+        request.dataset, spec.input["dataset_kind"], scratch_dir / "data", store
+    )
+
+    from apiq_core.finetune.finetune import finetune
+
+    report = finetune(
+        model_dir,
+        adapter_dir if adapter_dir and adapter_dir.is_dir() else None,
+        dataset,
+        spec.out_dir,
+        request.config(),
+        on_event=link.on_event,
+        should_stop=link.should_stop,
+        device=settings.device,
+        base_name=request.base,
+    )
+    return {"metrics": report.headline(), "text_sha256": fingerprints({request.dataset: dataset})}
 
 
 class Download:
@@ -78,6 +120,10 @@ class Download:
         self._link.on_event(Event("progress", progress))
 
 
+def _token(spec: Spec) -> SecretStr | None:
+    return None if spec.hub_token is None else SecretStr(spec.hub_token)
+
+
 def fingerprints(files: Mapping[str, Path]) -> dict[str, str]:
     """sha256 of each text by its source. `builtin` is fixed by the version of Python."""
     found = {}
@@ -88,4 +134,4 @@ def fingerprints(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(quantize_job))
+    sys.exit(serve(work))

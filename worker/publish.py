@@ -14,6 +14,16 @@ from jobs.job import Artifact, Job
 from jobs.states import State
 
 MANIFEST = "manifest.json"
+# fields of a job's input that say what it was made from, not how
+ORIGIN = (
+    "type",
+    "model",
+    "revision",
+    "base",
+    "base_manifest_sha256",
+    "dataset",
+    "dataset_kind",
+)
 REPORT = "report.json"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -81,13 +91,12 @@ def _manifest(
     """What it takes to make the same again, and to check that nothing was changed since."""
     report = out_dir / REPORT
     facts = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-    config = {k: v for k, v in job.input.items() if k not in ("type", "model", "revision")}
+    config = {k: v for k, v in job.input.items() if k not in ORIGIN}
+    origin = {name: job.input[name] for name in ORIGIN if name in job.input}
     return {
         "job": job.id,
         "attempt": job.attempt,
-        "type": job.type,
-        "model": job.input.get("model"),
-        "revision": job.input.get("revision"),
+        **origin,
         "config": config,  # the seed is one of its fields
         "calibration": (facts.get("calibration") or {}) | {"text_sha256": dict(text_sha256)},
         "device": facts.get("device"),

@@ -115,6 +115,7 @@ class _Attempt:
             str(self.scratch_dir),
             self.worker.settings.model_dump(mode="json", exclude=set(KEPT_FROM_CHILD)),
             self._hub_token(),
+            self._base_files(),
         )
         with Child(self.worker.child_command, spec, self.log.path) as child:
             kill_at: float | None = None
@@ -140,6 +141,12 @@ class _Attempt:
     def _hear(self, messages: Sequence[Message]) -> None:
         self.journal.take(messages)
         self.checkpoints.take(messages)
+
+    def _base_files(self) -> list[dict[str, str]]:
+        """What the job that is trained on has published; none for other jobs."""
+        with self.worker.database.read() as connection:
+            files = repository.artifacts_of(connection, self.job.input.get("base", ""))
+        return [{"path": f.path, "key": f.key, "sha256": f.sha256} for f in files]
 
     def _hub_token(self) -> str | None:
         """The job's own, which nothing that is written down may show."""

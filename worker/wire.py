@@ -50,6 +50,7 @@ class Spec:
     scratch_dir: str  # everything it writes goes under here
     settings: dict[str, Any]  # without KEPT_FROM_CHILD
     hub_token: str | None = field(default=None, repr=False)
+    base_files: list[dict[str, str]] = field(default_factory=list)  # path, key, sha256
 
     @property
     def out_dir(self) -> Path:

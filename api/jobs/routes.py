@@ -1,9 +1,9 @@
 """Submit, show, list, cancel, repeat and delete jobs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import JobsReader, JobsWriter
@@ -15,7 +15,14 @@ from api.validation import did_you_mean, quoted
 from jobs import intake, models, repository
 from jobs.errors import InvalidCursor
 from jobs.intake import Order, RequestName
-from jobs.requests import LABEL_COUNT, LABEL_KEY, LEGAL_LABEL_KEY, HubToken, QuantizeRequest
+from jobs.requests import (
+    LABEL_COUNT,
+    LABEL_KEY,
+    LEGAL_LABEL_KEY,
+    FinetuneRequest,
+    HubToken,
+    QuantizeRequest,
+)
 from jobs.states import State
 
 router = APIRouter(tags=["jobs"])
@@ -44,6 +51,10 @@ MODEL_CODES = (
     "length_exceeds_context",
     "unknown_source",
     "too_little_text",
+    "unknown_dataset",
+    "base_not_found",
+    "base_not_ready",
+    "illegal_revision",
     "no_secret_key",
     "idempotency_key_reused",
     "quota_exceeded",
@@ -66,7 +77,27 @@ EXAMPLES = {
             "labels": {"team": "search"},
         },
     },
+    "finetune": {
+        "summary": "Finetune what a job has quantized",
+        "value": {
+            "type": "finetune",
+            "base": "job_019ab6f2-6c1d-7f04-8a53-c2f1d09e7b44",
+            "dataset": "ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11",
+        },
+    },
 }
+
+
+def _type_of(body: Any) -> str:
+    """Which kind of job a body asks for; without a `type` it is to quantize."""
+    kind = body.get("type", "quantize") if isinstance(body, dict) else getattr(body, "type", "")
+    return kind if isinstance(kind, str) and kind else "quantize"
+
+
+AnyRequest = Annotated[
+    Annotated[QuantizeRequest, Tag("quantize")] | Annotated[FinetuneRequest, Tag("finetune")],
+    Discriminator(_type_of),
+]
 
 
 async def _is_json(request: Request) -> None:
@@ -90,7 +121,7 @@ async def _is_json(request: Request) -> None:
     responses=keyed(*MODEL_CODES),
 )
 async def submit_job(
-    body: Annotated[QuantizeRequest, Body(openapi_examples=EXAMPLES)],
+    body: Annotated[AnyRequest, Body(openapi_examples=EXAMPLES)],
     http_request: Request,
     caller: JobsWriter,
     idempotency_key: Annotated[
@@ -104,12 +135,15 @@ async def submit_job(
         ),
     ] = None,
 ) -> Response:
-    """Quantize a model. `model` and `bits` suffice; the answer's `input` shows what every other
-    field was resolved to. What cannot work is refused here, from the headers of the checkpoint."""
+    """Quantize a model: `model` and `bits` suffice. Or finetune one: `"type": "finetune"`, `base`
+    and `dataset` suffice. The answer's `input` shows what every other field was resolved to. What
+    cannot work is refused here, from the headers of the checkpoint."""
     context = context_of(http_request)
     name = None if idempotency_key is None else RequestName(idempotency_key, body.body_sha256())
     order = Order(body, caller.owner, name)
-    if models.is_local(body.model, body.revision, context.settings):
+    if isinstance(body, QuantizeRequest) and models.is_local(
+        body.model, body.revision, context.settings
+    ):
         job = await context.accepted.ask(order)
     else:  # nobody else waits for the hub
         job = await run_in_threadpool(intake.submit, context.database, order, context.settings)
@@ -259,6 +293,8 @@ class Retry(BaseModel):
         "job_not_retryable",
         "malformed_json",
         "unknown_source",
+        "unknown_dataset",
+        "base_not_found",
         "no_secret_key",
         "invalid_request",
         "quota_exceeded",
@@ -286,9 +322,9 @@ def retry_job(
     "/jobs/{job_id}",
     status_code=204,
     summary="Delete a job",
-    responses=keyed("job_not_found", "job_not_finished"),
+    responses=keyed("job_not_found", "job_not_finished", "job_in_use"),
 )
 def delete_job(job_id: JobId, context: Ctx, caller: JobsWriter) -> None:
-    """An ended job, its events and its artifacts."""
+    """An ended job, its events and its artifacts. Refused while a finetune job trains on it."""
     with context.database.begin() as connection:
         repository.delete(connection, job_id, caller.sees)

@@ -95,11 +95,11 @@ class JobView(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_JOB]})
 
     id: str = Field(description="`job_` and a UUIDv7.")
-    type: str = Field(description="`quantize`.")
+    type: str = Field(description="`quantize` or `finetune`.")
     state: State = Field(description="Where it is in its life; the last three are final.")
     phase: str | None = Field(
-        description="What a running job is doing: downloading, calibrating, quantizing, "
-        "polishing, evaluating, packaging or uploading."
+        description="What a running job is doing: downloading, calibrating, planning, quantizing, "
+        "polishing, preparing, training, evaluating, packaging or uploading."
     )
     attempt: int = Field(description="How often a worker has taken it up.")
     event_seq: int = Field(description="Of its latest event; grows whenever the job changes.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apiq_client.commands.quantize import HubTokenFromEnv, hub_token, parse_labels
+from apiq_client.commands.submit import HubTokenFromEnv, hub_token, parse_labels
 from apiq_client.records import Job
 from apiq_client.sdk import Client
 from apiq_client.terminal import out, print_json, print_table

@@ -23,15 +23,16 @@ from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.data import read_rows
 from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
 from apiq_core.finetune.identity import identify
-from apiq_core.finetune.packed_model import load_model
+from apiq_core.finetune.model_card import model_card
+from apiq_core.finetune.packed_model import load_model, packed_layers
 from apiq_core.finetune.report import FinetuneReport, Scores
 from apiq_core.finetune.train import Run, mean_loss, train
 from apiq_core.inspect import read_json
+from apiq_core.layout import training_checkpoint
 from apiq_core.meter import Meter
 from apiq_core.skeleton import find_blocks
 
 PLAIN_TEXT = ".txt"
-CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 def finetune(
@@ -80,7 +81,7 @@ def finetune(
             members,
             held_out[: config.validation_rows],
             config,
-            out_dir / CHECKPOINT_FILE,
+            training_checkpoint(out_dir),
             identify(model_dir, adapter_dir, dataset, config, target),
             target,
             on_event,
@@ -123,6 +124,7 @@ def finetune(
             peak_memory_bytes=meter.peak_memory_bytes,
         )
     write_text(out_dir / "report.json", report.model_dump_json(indent=2) + "\n")
+    write_text(out_dir / "README.md", model_card(report, is_job=packed_layers(model) != {}))
     run.checkpoint_file.unlink(missing_ok=True)
     return report
 

@@ -1,7 +1,7 @@
-"""The real child, killed by signal 9 around a block: `dying_child.py WHEN BLOCK`.
+"""The real child, killed by signal 9 around a block or behind a step: `dying_child.py WHEN NUMBER`.
 
-WHEN is `told`, right after it told of the block, or `written`, when the block's file is there
-and nobody knows.
+WHEN is `told`, right after it told of the block, `written`, when the block's file is there and
+nobody knows, or `trained`, right after it told of the step.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 from apiq_core.events import Event
 from apiq_core.layout import block_file
-from worker.child import quantize_job
+from worker.child import work as real_work
 from worker.wire import Link, serve
 
 
@@ -21,6 +21,8 @@ def work(link: Link) -> dict[str, Any]:
 
     def tell_and_die(event: Event) -> None:
         is_it = event.type == "block" and event.data["index"] == block
+        if when == "trained":
+            is_it = event.type == "progress" and event.data["done"] == block
         if is_it and when == "written":
             assert block_file(link.spec.out_dir, block).exists()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -29,7 +31,7 @@ def work(link: Link) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     link.on_event = tell_and_die  # type: ignore[method-assign]
-    return quantize_job(link)
+    return real_work(link)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from apiq_core.config import QuantizeConfig
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.finetune import CHECKPOINT_FILE, finetune
+from apiq_core.finetune.finetune import finetune
 from apiq_core.finetune.report import FinetuneReport
+from apiq_core.layout import training_checkpoint
 from apiq_core.quantize import quantize
 from tests.tiny_models import make_tiny
 
@@ -153,7 +154,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     should_stop, on_event = stop_after(step)
     with pytest.raises(Stopped):
         run(base, sums, tmp_path / "parts", config(), should_stop=should_stop, on_event=on_event)
-    assert (tmp_path / "parts" / CHECKPOINT_FILE).exists()
+    assert training_checkpoint(tmp_path / "parts").exists()
     events: list[Event] = []
     resumed = run(base, sums, tmp_path / "parts", config(), on_event=events.append)
     assert [e.data["step"] for e in events if e.type == "resumed"] == [step]

@@ -1,0 +1,128 @@
+"""What `apiq quantize` and `apiq finetune` share: options of any job, and what follows."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apiq_client.download import check_directory
+from apiq_client.errors import JobFailed
+from apiq_client.options import given_fields
+from apiq_client.records import Job
+from apiq_client.sdk import Client
+from apiq_client.terminal import (
+    describe_bytes,
+    err,
+    out,
+    print_json,
+    show_bytes,
+    show_progress,
+)
+
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of the hub.", show_default="main")
+]
+Labels = Annotated[list[str] | None, typer.Option(help="KEY=VALUE to find the job by; may repeat.")]
+Priority = Annotated[
+    int | None,
+    typer.Option(
+        help="-100 to 100; of two waiting jobs the higher one runs first.", show_default="0"
+    ),
+]
+DeviceClass = Annotated[
+    str | None,
+    typer.Option(metavar="any|cpu|cuda", help="Which workers may run it.", show_default="any"),
+]
+MaxPending = Annotated[
+    int | None, typer.Option(help="Fail it if no worker took it up after so many seconds.")
+]
+MaxRuntime = Annotated[
+    int | None, typer.Option(help="Fail it if it runs longer than so many seconds.")
+]
+HubTokenFromEnv = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="For a gated model: the environment variable that holds a token of the hub.",
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Stay until the job has finished.")]
+Download = Annotated[
+    Path | None, typer.Option(help="Wait, then fetch all artifacts to this directory.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the job as JSON.")]
+
+
+def fields_of(
+    config: Mapping[str, Any], label: list[str] | None, hub_token_from_env: str | None, **own: Any
+) -> dict[str, Any]:
+    """The fields of the request that were given."""
+    fields = given_fields({**config, **own, "hub_token": hub_token(hub_token_from_env)})
+    if label:
+        fields["labels"] = parse_labels(label)
+    return fields
+
+
+def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, json: bool) -> None:
+    """Print the job that was submitted; with `wait` or `download` once it has ended."""
+    try:
+        if wait or download:
+            err.print(job.id)
+            job = show_progress(client.watch(job.id))
+        if json:
+            print_json(job)
+        elif not (wait or download):
+            out.print(job.id)
+        if job.state != "succeeded" and job.is_finished:
+            raise JobFailed(job.id, job.state, job.error)
+        if download:
+            _download(client, job.id, download)
+    except KeyboardInterrupt:
+        _tell_how_to_go_on(job, download)
+        raise typer.Exit(130) from None
+
+
+def _download(client: Client, job_id: str, directory: Path) -> None:
+    check_directory(directory, job_id)
+    artifacts = client.artifacts(job_id)
+    total_bytes = sum(artifact.size_bytes for artifact in artifacts)
+    with show_bytes(total_bytes) as on_bytes:
+        for artifact in artifacts:
+            client.download(job_id, artifact, directory, on_bytes=on_bytes)
+    err.print(f"{len(artifacts)} files, {describe_bytes(total_bytes)}, in {directory}")
+
+
+def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
+    """Nobody who presses Ctrl-C should have to guess what became of the job."""
+    fetch = f"apiq artifacts download {job.id}" + (f" --dir {directory}" if directory else "")
+    if job.is_finished:
+        err.print(f"{job.id} has {job.state}; go on where the download stopped: {fetch}")
+        return
+    err.print(f"{job.id} goes on without you:")
+    err.print(f"  watch it     apiq events -f {job.id}")
+    err.print(f"  stop it      apiq jobs cancel {job.id}")
+    err.print(f"  download it  {fetch}")
+
+
+def hub_token(variable: str | None) -> str | None:
+    """The value of an environment variable: arguments are seen by everybody on the machine."""
+    if variable is None:
+        return None
+    if not (token := os.environ.get(variable)):
+        raise typer.BadParameter(
+            "no environment variable of that name is set", param_hint="--hub-token-from-env"
+        )
+    return token
+
+
+def parse_labels(pairs: list[str]) -> dict[str, str]:
+    """`KEY=VALUE` each."""
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--label")
+        labels[key] = value
+    return labels

@@ -1,0 +1,176 @@
+"""A finetune job goes on where another worker left it, and its adapter is that of a quiet run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import checkpoints, datasets, intake, repository
+from jobs.checkpoints import Checkpoint
+from jobs.intake import Order
+from jobs.job import Job
+from jobs.requests import FinetuneRequest
+from jobs.states import State
+from tests.fault.worker.support import House
+from tests.fault.worker.test_resume import Hosts, data, flip_a_bit, settings  # noqa: F401
+
+TRAINING: dict[str, Any] = {
+    "type": "finetune",
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "max_length": 64,
+    "epochs": 2,
+    "checkpoint_every": 2,
+    "lr": 1e-2,
+    "answered_rows": 1,
+    "answer_tokens": 2,
+}
+
+
+@pytest.fixture
+def hosts(house: House, tmp_path: Path) -> Hosts:
+    return Hosts(house, tmp_path)
+
+
+@pytest.fixture
+def base(hosts: Hosts) -> Job:
+    hosts.accept()
+    job = hosts.run()
+    assert job.state == State.SUCCEEDED, job.error
+    return job
+
+
+@pytest.fixture
+def dataset(house: House) -> str:
+    """Sums, uploaded."""
+    lines = [
+        json.dumps({"question": f"What is {n % 7} and {n % 5}?", "answer": f"{n % 7 + n % 5}"})
+        for n in range(20)
+    ]
+    return upload(house, "\n".join(lines).encode())
+
+
+def upload(house: House, content: bytes) -> str:
+    with datasets.TextUpload(house.settings, 10**6) as text:
+        text.write(content)
+        dataset = text.finish("sums")
+        with house.database.begin() as connection:
+            datasets.reserve(connection, dataset, house.settings)
+        text.put(house.store, dataset)
+        with house.database.begin() as connection:
+            datasets.confirm(connection, dataset)
+    return dataset.id
+
+
+def accept(house: House, base: str, dataset: str, **fields: Any) -> Job:
+    request = FinetuneRequest.model_validate(TRAINING | {"base": base, "dataset": dataset} | fields)
+    return intake.submit(house.database, Order(request), house.settings)
+
+
+def published(house: House, job: Job) -> dict[str, str]:
+    return {file.path: file.sha256 for file in house.artifacts(job)}
+
+
+def rows(house: House, job: Job) -> list[Checkpoint]:
+    with house.database.read() as connection:
+        return checkpoints.of_job(connection, job.id)
+
+
+def test_killed_while_it_trains(hosts: Hosts, base: Job, dataset: str) -> None:
+    house = hosts.house
+    quiet = accept(house, base.id, dataset)
+    quiet = hosts.run()
+    assert quiet.state == State.SUCCEEDED, quiet.error
+    before = house.stored_files()
+    job = accept(house, base.id, dataset)
+    for step in (2, 3, 6):  # a step is told before the state behind it is saved
+        job = hosts.run("trained", str(step))
+        assert job.state == State.QUEUED
+        (row,) = rows(house, job)  # only the latest is kept
+        assert row.block == (step - 1) // 2 * 2
+        assert house.stored_files() - before == {row.key}
+    assert (job.loss_block, job.infra_losses) == (5, 1)
+    job = hosts.run()
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 4)
+    name = "adapter/adapter_model.safetensors"
+    assert published(house, job)[name] == published(house, quiet)[name]
+    assert [event["step"] for event in data(house, job, "resumed")] == [0, 2, 4]
+    assert rows(house, job) == []
+    points = [(event["step"], event["validation_loss"]) for event in data(house, quiet, "metrics")]
+    assert points[-1] in [(e["step"], e["validation_loss"]) for e in data(house, job, "metrics")]
+
+
+def test_a_damaged_checkpoint_begins_anew(hosts: Hosts, base: Job, dataset: str) -> None:
+    house, job = hosts.house, accept(hosts.house, base.id, dataset)
+    job = hosts.run("trained", "5")
+    (row,) = rows(house, job)
+    flip_a_bit(house, row.key)
+    job = hosts.run()
+    assert job.state == State.SUCCEEDED, job.error
+    (warning,) = data(house, job, "warning")
+    assert warning["code"] == "checkpoint_damaged"
+    assert "the state behind step 4" in warning["message"]
+    assert "training begins anew" in warning["message"]
+    assert data(house, job, "resumed") == []
+
+
+def test_what_it_publishes_names_what_it_was_made_from(
+    hosts: Hosts, base: Job, dataset: str
+) -> None:
+    house, job = hosts.house, accept(hosts.house, base.id, dataset)
+    job = hosts.run()
+    assert job.state == State.SUCCEEDED, job.error
+    files = {file.path: file for file in house.artifacts(job)}
+    assert files.keys() == {
+        "README.md",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "manifest.json",
+        "report.json",
+    }
+    manifest = json.loads(house.content(files["manifest.json"].key))
+    assert manifest["type"] == "finetune"
+    assert manifest["base"] == base.id
+    assert manifest["base_manifest_sha256"] == published(house, base)["manifest.json"]
+    assert (manifest["model"], manifest["dataset"]) == ("tiny", dataset)
+    assert manifest["config"]["lr"] == TRAINING["lr"]
+    assert job.input["model"] == "tiny"
+    report = json.loads(house.content(files["report.json"].key))
+    assert job.metrics is not None
+    assert job.metrics["validation_loss"] == report["validation_loss"]
+    phases = [event["phase"] for event in data(house, job, "phase")]
+    assert phases == [
+        "downloading",
+        "preparing",
+        "training",
+        "evaluating",
+        "packaging",
+        "uploading",
+    ]
+    assert job.progress is not None and job.progress["unit"] == "step"
+
+
+def test_a_model_is_a_base_too(hosts: Hosts, dataset: str) -> None:
+    job = accept(hosts.house, "tiny", dataset, rank=4)
+    job = hosts.run()
+    assert job.state == State.SUCCEEDED, job.error
+    assert str(job.input["revision"]).startswith("local:")
+
+
+def test_a_base_stays_while_it_is_trained_on(hosts: Hosts, base: Job, dataset: str) -> None:
+    house = hosts.house
+    job = accept(house, base.id, dataset)
+    with pytest.raises(Exception, match=f"is the base of {job.id}"), house.database.begin() as c:
+        repository.delete(c, base.id)
+    house.cancel(job)
+    with house.database.begin() as connection:
+        repository.delete(connection, base.id)
+
+
+def test_what_no_worker_can_train_on_is_the_users_fault(hosts: Hosts, base: Job) -> None:
+    house = hosts.house
+    accept(house, base.id, upload(house, b"word"))
+    job = hosts.run()
+    assert job.state == State.FAILED and job.error is not None
+    assert (job.error["code"], job.error["fault"]) == ("too_little_data", "user")

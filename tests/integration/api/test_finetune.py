@@ -1,0 +1,134 @@
+"""What a finetune job is accepted on, and what is refused before a worker sees it."""
+
+from typing import Any
+
+import pytest
+
+from tests.integration.api.support import Service
+
+FILES = {
+    "model/config.json": b"{}",
+    "adapter/adapter_config.json": b"{}",
+    "manifest.json": b'{"files": []}',
+}
+NOWHERE_JOB = "job_019ab6f2-6c1d-7f04-8a53-c2f1d09e7b44"
+NOWHERE_DATASET = "ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11"
+
+
+def post(service: Service, **fields: Any) -> Any:
+    return service.http.post("/jobs", json={"type": "finetune"} | fields)
+
+
+def test_base_and_dataset_suffice(service: Service) -> None:
+    base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
+    answer = post(service, base=base["id"], dataset=dataset["id"])
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert (job["type"], job["state"]) == ("finetune", "queued")
+    asked = job["input"]
+    assert (asked["base"], asked["dataset"], asked["model"]) == (base["id"], dataset["id"], "tiny")
+    assert asked["base_manifest_sha256"] == next(
+        file["sha256"]
+        for file in service.http.get(base["urls"]["artifacts"]).json()["artifacts"]
+        if file["path"] == "manifest.json"
+    )
+    assert (asked["train"], asked["epochs"], asked["batch_size"]) == ("all", 1, 16)
+    assert service.http.get("/jobs", params={"type": "finetune"}).json()["jobs"] == [job]
+    assert len(service.http.get("/jobs", params={"model": "tiny"}).json()["jobs"]) == 2
+    again = service.http.post(
+        "/jobs",
+        json={"type": "finetune", "base": "tiny", "dataset": dataset["id"], "rank": 4},
+    ).json()
+    assert again["input"]["revision"].startswith("local:")
+
+
+def test_what_it_needs_stays_until_it_ends(service: Service) -> None:
+    base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
+    job = post(service, base=base["id"], dataset=dataset["id"]).json()
+    service.refused(service.http.delete(base["urls"]["self"]), 409, "job_in_use")
+    service.refused(service.http.delete(f"/datasets/{dataset['id']}"), 409, "dataset_in_use")
+    assert service.http.post(job["urls"]["cancel"]).json()["state"] == "cancelled"
+    retried = service.http.post(job["urls"]["retry"]).json()
+    assert retried["input"] == job["input"]
+    service.http.post(retried["urls"]["cancel"])
+    assert service.http.delete(f"/datasets/{dataset['id']}").status_code == 204
+    assert service.http.delete(base["urls"]["self"]).status_code == 204
+    problem = service.refused(service.http.post(job["urls"]["retry"]), 422, "unknown_dataset")
+    assert problem["errors"][0]["pointer"] == "#/dataset"
+
+
+def test_the_same_request_makes_one_job(service: Service) -> None:
+    base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
+    body = {"type": "finetune", "base": base["id"], "dataset": dataset["id"]}
+    headers = {"idempotency-key": "once"}
+    first, second = (service.http.post("/jobs", json=body, headers=headers) for _ in range(2))
+    assert first.json()["id"] == second.json()["id"]
+    other = service.http.post("/jobs", json=body | {"lr": 1e-3}, headers=headers)
+    service.refused(other, 409, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "pointer", "says"),
+    [
+        ({"base": NOWHERE_JOB}, "base_not_found", "#/base", "there is no such job"),
+        (
+            {"base": "nowhere", "revision": "local:0"},
+            "model_not_found",
+            "#/base",
+            "there is no model",
+        ),
+        ({"base": "a b"}, "invalid_request", "#/base", "legal: `job_...`, or a model id"),
+        ({"base": None}, "invalid_request", "#/base", "base is None"),
+        ({"dataset": NOWHERE_DATASET}, "unknown_dataset", "#/dataset", "there is no dataset"),
+        ({"dataset": "text"}, "invalid_request", "#/dataset", "an uploaded dataset"),
+        ({"base": "tiny", "rank": 65}, "rank_too_large", "#/rank", "rank is 65"),
+        ({"base": "tiny", "max_length": 513}, "length_exceeds_context", "#/max_length", "512"),
+        ({"revision": "main"}, "illegal_revision", "#/revision", "base is a job"),
+        ({"validation_fraction": 1}, "invalid_request", "#/validation_fraction", "less than 1"),
+        ({"validation_fraction": 0}, "invalid_request", "#/validation_fraction", "greater than 0"),
+        ({"lr": 0}, "invalid_request", "#/lr", "greater than 0"),
+        ({"lr": -1e-3}, "invalid_request", "#/lr", "greater than 0"),
+        ({"train": "q_proj"}, "invalid_request", "#/train", "'all', 'attention' or 'mlp'"),
+        ({"epochs": 0}, "invalid_request", "#/epochs", "at least 1"),
+        ({"bits": 2}, "invalid_request", "#/bits", "bits is not a field"),
+        ({"learning_rate": 1}, "invalid_request", "#/learning_rate", "is not a field"),
+        ({"type": "distill"}, "invalid_request", "#/type", "legal: quantize, finetune"),
+    ],
+)
+def test_bad_fields(
+    service: Service, fields: dict[str, Any], code: str, pointer: str, says: str
+) -> None:
+    base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
+    answer = post(service, **({"base": base["id"], "dataset": dataset["id"]} | fields))
+    problem = service.refused(answer, 422, code)
+    assert problem["errors"][0]["pointer"] == pointer
+    assert says in problem["detail"]
+
+
+@pytest.mark.parametrize("missing", ["base", "dataset"])
+def test_what_is_missing_is_named(service: Service, missing: str) -> None:
+    body = {"base": "tiny", "dataset": NOWHERE_DATASET}
+    del body[missing]
+    problem = service.refused(post(service, **body), 422, "invalid_request")
+    assert problem["errors"][0]["pointer"] == f"#/{missing}"
+
+
+def test_a_base_that_is_not_ready(service: Service) -> None:
+    dataset = service.upload(b"Some words to learn.")["id"]
+    queued = service.submit()
+    says = service.refused(post(service, base=queued["id"], dataset=dataset), 422, "base_not_ready")
+    assert "a quantize job that is queued" in says["detail"]
+    running = service.claim()
+    service.refused(post(service, base=running.id, dataset=dataset), 422, "base_not_ready")
+    service.fail(running, {"code": "x", "message": "y", "fault": "user", "retryable": False})
+    says = service.refused(post(service, base=running.id, dataset=dataset), 422, "base_not_ready")
+    assert "that is failed" in says["detail"]
+    base = service.finished(FILES)
+    finetuned = post(service, base=base["id"], dataset=dataset).json()
+    service.publish(service.claim(), FILES)
+    says = service.refused(
+        post(service, base=finetuned["id"], dataset=dataset), 422, "base_not_ready"
+    )
+    assert "a finetune job" in says["detail"]
+    service.http.delete(base["urls"]["self"])
+    service.refused(post(service, base=base["id"], dataset=dataset), 422, "base_not_found")
