@@ -91,7 +91,11 @@ def test_it_learns_and_stock_tools_read_what_it_learned(
     phases = [e.data["phase"] for e in events if e.type == "phase"]
     assert phases == ["preparing", "training", "evaluating", "packaging"]
     assert [e.data["step"] for e in events if e.type == "metrics"] == [0, *range(4, 49, 4)]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "README.md",
+        "adapter",
+        "report.json",
+    ]
     assert stock_loss(base, sums, tmp_path / "adapter") < 0.8 * stock_loss(
         base, sums, base / "adapter"
     )
