@@ -4,6 +4,7 @@ import hashlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from apiq_core.errors import UserError
@@ -11,6 +12,7 @@ from apiq_core.finetune.rows import BadRow, Row, parse
 
 SHOWN_BAD_ROWS = 20
 MAX_LINE_BYTES = 2**20
+CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,25 @@ class Problem:
     line: int  # from 1
     field: str  # empty: the line as a whole
     reason: str
+
+    @property
+    def place(self) -> str:
+        return f"line {self.line}" + (f", {self.field}" if self.field else "")
+
+
+class BadRows(UserError):
+    """A file has lines that are no rows; `problems` are the first of them."""
+
+    def __init__(self, count: int, problems: list[Problem], param: str | None) -> None:
+        first = problems[0]
+        lines = "1 line is no row" if count == 1 else f"{count} lines are no rows"
+        super().__init__(
+            "bad_rows",
+            f"{lines}; {first.place}: {first.reason}",
+            param=param,
+            value=[vars(problem) for problem in problems],
+        )
+        self.problems = problems
 
 
 @dataclass
@@ -47,36 +68,56 @@ class Findings:
         self._seen.add(digest)
         return row
 
+    def check(self, param: str | None = None) -> None:
+        """All was read: raises `UserError`: `bad_rows`, `empty_dataset`."""
+        if self.problems:
+            raise BadRows(self.bad, self.problems, param)
+        if not self.rows:
+            raise UserError("empty_dataset", "the dataset has no rows", param=param)
+
+
+class Lines:
+    """The lines of a file that comes in chunks, by number. Blank ones are left out, and of one
+    that is too long no more is kept than tells so."""
+
+    def __init__(self) -> None:
+        self._number = 0  # of lines that are whole
+        self._held = bytearray()  # of the line that is not
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[int, bytes]]:
+        """The lines that end in this chunk; take them all before the next one."""
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            self._hold(end)
+            yield from self.end()
+        self._hold(rest)
+
+    def end(self) -> Iterator[tuple[int, bytes]]:
+        """The last line, which need not have an end."""
+        content = bytes(self._held)
+        self._held.clear()
+        self._number += 1
+        if len(content) > MAX_LINE_BYTES or content.strip():
+            yield self._number, content
+
+    def _hold(self, piece: bytes) -> None:
+        self._held += piece[: MAX_LINE_BYTES + 1 - len(self._held)]
+
 
 def read_rows(path: Path) -> tuple[list[tuple[int, Row]], Findings]:
     """The rows of a JSONL file by line number. Raises `UserError`: `bad_rows`, `empty_dataset`."""
     findings = Findings()
     found = [(n, findings.add(n, content)) for n, content in _lines(path)]
-    if findings.problems:
-        first = findings.problems[0]
-        raise UserError(
-            "bad_rows",
-            f"{findings.bad} lines are no rows; line {first.line}"
-            + (f", {first.field}" if first.field else "")
-            + f": {first.reason}",
-            param="dataset",
-            value=[vars(problem) for problem in findings.problems],
-        )
-    if not findings.rows:
-        raise UserError("empty_dataset", "the dataset has no rows", param="dataset")
+    findings.check("dataset")
     return [(line, row) for line, row in found if row is not None], findings
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    lines = Lines()
     with path.open("rb") as file:
-        number = 0
-        while content := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(content) > MAX_LINE_BYTES:  # keep its beginning alone: it is refused below
-                while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
-            if content.strip():
-                yield number, content
+        for chunk in iter(partial(file.read, CHUNK_BYTES), b""):
+            yield from lines.feed(chunk)
+    yield from lines.end()
 
 
 def _row(content: bytes) -> Row:

@@ -60,8 +60,12 @@ def parse(line: str) -> Row:
     """A row from a line of JSON; raises `BadRow`."""
     try:
         content = json.loads(line)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
+        raise BadRow("", f"not JSON: {error.msg} at character {error.pos + 1}") from None
+    except ValueError as error:  # a number of thousands of digits
         raise BadRow("", f"not JSON: {error}") from None
+    except RecursionError:
+        raise BadRow("", "not JSON that anybody reads: nested too deeply") from None
     if not isinstance(content, dict):
         raise BadRow("", f"{_kind(content)}, legal: a JSON object with {LEGAL}")
     shape = next((s for s, fields in SHAPES.items() if fields[0] in content), None)
@@ -91,9 +95,17 @@ def _segments(shape: Shape, given: list[str], content: Mapping[str, Any]) -> tup
 def _text(content: Mapping[str, Any], field: str) -> str:
     if field not in content:
         raise BadRow(field, f"missing; the row has {_names(content)}")
-    value = content[field]
+    return _checked(field, content[field])
+
+
+def _checked(field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise BadRow(field, f"{_kind(value)}, legal: text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start])
+        raise BadRow(field, f"has half of a surrogate pair, {half}, legal: text") from None
     return value
 
 
@@ -105,9 +117,9 @@ def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
         if not isinstance(message, dict):
             raise BadRow(place, f"{_kind(message)}, legal: an object with role and content")
         for field in ("role", "content"):
-            if not isinstance(message.get(field), str):
-                found = _kind(message[field]) if field in message else "missing"
-                raise BadRow(f"{place}.{field}", f"{found}, legal: text")
+            if field not in message:
+                raise BadRow(f"{place}.{field}", "missing, legal: text")
+            _checked(f"{place}.{field}", message[field])
         if message["role"] not in ROLES:
             legal = ", ".join(ROLES)
             raise BadRow(f"{place}.role", f"{message['role'][:40]!r}, legal: {legal}")
@@ -124,4 +136,6 @@ def _kind(value: Any) -> str:
 
 
 def _names(content: Mapping[str, Any]) -> str:
-    return ", ".join(str(name)[:40] for name in list(content)[:8]) or "no fields"
+    shown = (name[:40] for name in list(content)[:8])
+    # a name may hold what neither a terminal nor a database takes
+    return ", ".join(n if n.isprintable() else ascii(n) for n in shown) or "no fields"

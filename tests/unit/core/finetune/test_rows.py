@@ -52,7 +52,12 @@ def test_a_chat_waits_for_its_template() -> None:
 @pytest.mark.parametrize(
     ("line", "field", "says"),
     [
-        ("{", "", "not JSON"),
+        ("{", "", "not JSON: Expecting property name enclosed in double quotes at character 2"),
+        ("[" * 100_000, "", "nested too deeply"),
+        ('{"text": ' + "1" * 5000 + "}", "", "not JSON: Exceeds the limit"),
+        ('{"a\\u001b[31m\\ud800": 1}', "", r"has 'a\x1b[31m\ud800', legal"),
+        (r'{"text": "a \ud83e"}', "text", r"half of a surrogate pair, '\ud83e', legal: text"),
+        (r'{"messages": [{"role": "\udfff", "content": ""}]}', "messages[0].role", r"'\udfff'"),
         ("[1]", "", "a list, legal: a JSON object"),
         ("{}", "", "has no fields, legal: messages; prompt"),
         (row(txt="a"), "", "has txt, legal"),
