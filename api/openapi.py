@@ -28,7 +28,7 @@ Every error is an `application/problem+json` document (RFC 9457) with a stable `
 TAGS = [
     {"name": "jobs", "description": "Submit, follow and cancel."},
     {"name": "artifacts", "description": "What a succeeded job has published."},
-    {"name": "datasets", "description": "Texts to calibrate on."},
+    {"name": "datasets", "description": "Texts to calibrate on, rows to train on."},
     {"name": "service", "description": "Health, version, metrics."},
 ]
 

@@ -27,6 +27,7 @@ from starlette.routing import Match
 
 from api.validation import FieldError, describe, pointer_to, quoted
 from apiq_core.errors import ApiQError
+from apiq_core.finetune.data import BadRows
 from jobs.database import is_away, is_full
 from jobs.errors import JobError, StoreUnavailable
 
@@ -93,7 +94,9 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "base_not_ready": (422, "The base is no quantize job that has succeeded"),
     "illegal_revision": (422, "A job has no revisions"),
     "empty_dataset": (422, "The dataset is empty"),
+    "wrong_dataset_kind": (422, "The dataset is of another kind"),
     "not_utf8": (422, "The dataset is not UTF-8 text"),
+    "bad_rows": (422, "The dataset has lines that are no rows"),
     "no_secret_key": (422, "The server keeps no secrets"),
     "quota_exceeded": (429, "This owner has as much as is allowed"),
     "internal_error": (500, "The service failed"),
@@ -216,6 +219,11 @@ def install(app: FastAPI) -> None:
             value=error.value,
             legal=error.legal,
         )
+
+    @app.exception_handler(BadRows)
+    async def _(request: Request, error: BadRows) -> Response:
+        errors = [FieldError(pointer=x.place, detail=x.reason) for x in error.problems]
+        return problem_response(error.code, error.message, errors=errors)
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> Response:

@@ -22,7 +22,8 @@ class FieldError(BaseModel):
 
     pointer: str = Field(
         description="Where: a JSON pointer into the body (`#/calibration/samples`), or the name "
-        "of a query parameter (`?limit`) or of a header (`Range:`).",
+        "of a query parameter (`?limit`) or of a header (`Range:`), or a line of an upload and the "
+        "field in it (`line 7, messages[0].role`).",
         examples=["#/bits"],
     )
     detail: str = Field(

@@ -230,7 +230,7 @@ def _check_inputs(connection: Connection, order: Order) -> Order:
 
 
 def check_datasets(connection: Connection, request: QuantizeRequest, owner: str) -> None:
-    """Refuse a dataset that does not exist, or that is surely too short.
+    """Refuse a dataset that does not exist, that is no text, or that is surely too short.
 
     Called in the transaction that accepts the job, so that none is deleted in between. A token
     is at least a byte: a text with fewer bytes than tokens asked for cannot do; the exact count
@@ -255,6 +255,15 @@ def check_datasets(connection: Connection, request: QuantizeRequest, owner: str)
                 value=source,
                 legal="a dataset of GET /datasets, wikitext2, builtin",
             ) from None
+        if dataset.kind != texts.TEXT:
+            raise UserError(
+                "wrong_dataset_kind",
+                f"{name}.source is {source}, a dataset of kind {dataset.kind}; "
+                "legal: a dataset of kind text",
+                param=f"{name}.source",
+                value=source,
+                legal="a dataset of kind text",
+            )
         if dataset.size_bytes < samples * length:
             raise UserError(
                 "too_little_text",

@@ -178,7 +178,11 @@ datasets = Table(
     Column("sha256", String(64), nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Column("deleted_at", Timestamp),  # nobody sees it any more; a sweep removes it
-    CheckConstraint("kind IN ('text')", name="kind"),
+    Column("rows", BigInteger),
+    Column("duplicates", BigInteger),
+    CheckConstraint("kind IN ('text', 'rows')", name="kind"),
+    CheckConstraint("(kind = 'rows') = (rows IS NOT NULL)", name="rows"),
+    CheckConstraint("(kind = 'rows') = (duplicates IS NOT NULL)", name="duplicates"),
 )
 Index("ix_datasets_owner_id", datasets.c.owner, datasets.c.id)
 _partial("ix_datasets_deleted", "deleted_at IS NOT NULL", datasets.c.deleted_at)

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Where the API listens.")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one.")
     max_body_bytes: int = Field(1024**2, gt=0, description="Of a request, uploads apart.")
-    max_dataset_bytes: int = Field(1024**3, gt=0, description="Of an uploaded text.")
+    max_dataset_bytes: int = Field(1024**3, gt=0, description="Of an uploaded dataset.")
     client_timeout_s: float = Field(
         30.0,
         gt=0,

@@ -18,6 +18,11 @@ BUILTIN = "builtin"
 WIKITEXT2 = "wikitext2"
 DATASET = "dataset:"
 
+# kinds of uploaded datasets
+TEXT = "text"
+ROWS = "rows"
+DATASET_FILES = {TEXT: "data.txt", ROWS: "data.jsonl"}
+
 # the raw text as a plain zip; the better known repository has parquet only
 WIKITEXT2_REPOSITORY = "ggml-org/ci"
 WIKITEXT2_FILE = "wikitext-2-raw-v1.zip"
@@ -29,9 +34,14 @@ HUB_ANSWER_TTL_S = 60.0
 _hub_answers: dict[str, tuple[bool, float]] = {}  # endpoint -> answer, when it is stale
 
 
-def dataset_key(dataset_id: str) -> str:
-    """Where an uploaded text lies in the artifact store."""
-    return f"datasets/{dataset_id}/data.txt"
+def dataset_key(dataset_id: str, kind: str) -> str:
+    """Where an uploaded dataset lies in the artifact store."""
+    return f"{dataset_prefix(dataset_id)}/{DATASET_FILES[kind]}"
+
+
+def dataset_prefix(dataset_id: str) -> str:
+    """Under which there is nothing but that dataset."""
+    return f"datasets/{dataset_id}"
 
 
 def default_source(settings: Settings) -> str:
@@ -54,16 +64,16 @@ def fetch_texts(config: QuantizeConfig, scratch_dir: Path, store: ArtifactStore)
         if source == WIKITEXT2:
             _fetch_wikitext2(target)
         else:
-            _copy_dataset(store, source.removeprefix(DATASET), target)
+            _copy_dataset(store, source.removeprefix(DATASET), TEXT, target)
         texts[source] = target
     return texts
 
 
 def fetch_dataset(dataset_id: str, kind: str, scratch_dir: Path, store: ArtifactStore) -> Path:
     """Bring a dataset to `scratch_dir`; its suffix tells the kind: `.txt` or `.jsonl`."""
-    target = scratch_dir / f"{dataset_id}{'.txt' if kind == 'text' else '.jsonl'}"
+    target = scratch_dir / f"{dataset_id}{Path(DATASET_FILES[kind]).suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    _copy_dataset(store, dataset_id, target)
+    _copy_dataset(store, dataset_id, kind, target)
     return target
 
 
@@ -76,7 +86,7 @@ def _fetch_wikitext2(target: Path) -> None:
     archive.unlink()
 
 
-def _copy_dataset(store: ArtifactStore, dataset_id: str, target: Path) -> None:
+def _copy_dataset(store: ArtifactStore, dataset_id: str, kind: str, target: Path) -> None:
     with target.open("wb") as out:
-        for chunk in store.open_range(dataset_key(dataset_id)):
+        for chunk in store.open_range(dataset_key(dataset_id, kind)):
             out.write(chunk)

@@ -50,6 +50,7 @@ MODEL_CODES = (
     "illegal_recipe",
     "length_exceeds_context",
     "unknown_source",
+    "wrong_dataset_kind",
     "too_little_text",
     "unknown_dataset",
     "base_not_found",

@@ -1,6 +1,7 @@
 """Where files live that outlast a process: one protocol, a store per kind of place.
 
 datasets/{id}/data.txt                      an uploaded text
+datasets/{id}/data.jsonl                    uploaded rows
 jobs/{id}/attempts/{n}/files/{path}         what attempt n made; visible once it is published
 jobs/{id}/attempts/{n}/blocks/{NNNNN}.safetensors
                                             a block it finished; until the job ends

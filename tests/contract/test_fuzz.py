@@ -23,6 +23,7 @@ from tests.integration.api.support import place_model
 from tests.tiny_models import make_tiny
 
 CONFIG = Path(__file__).with_name("fuzz.toml")
+HOOKS = Path(__file__).with_name("fuzz_hooks.py")
 EXAMPLE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the examples in openapi.json
 SEED = 20240211
 EXAMPLES = "6"  # a call and phase
@@ -58,6 +59,7 @@ def test_fuzz(live: Live, tmp_path: Path) -> None:
             *("--seed", str(seed), "--continue-on-failure", "--no-color", *budget),
         ],
         cwd=tmp_path,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": str(HOOKS)},
         capture_output=True,
         text=True,
         check=False,

@@ -29,6 +29,7 @@ ROUTES = {
     ("post", "/datasets"),
     ("get", "/datasets"),
     ("get", "/datasets/{dataset_id}"),
+    ("get", "/datasets/{dataset_id}/preview"),
     ("delete", "/datasets/{dataset_id}"),
     ("get", "/healthz"),
     ("get", "/readyz"),

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from jobs import checkpoints, datasets, intake, repository
+from jobs import checkpoints, datasets, intake, repository, texts
 from jobs.checkpoints import Checkpoint
 from jobs.intake import Order
 from jobs.job import Job
 from jobs.requests import FinetuneRequest
 from jobs.states import State
+from jobs.uploads import Upload
 from tests.fault.worker.support import House
 from tests.fault.worker.test_resume import Hosts, data, flip_a_bit, settings  # noqa: F401
 
@@ -48,16 +49,17 @@ def dataset(house: House) -> str:
         json.dumps({"question": f"What is {n % 7} and {n % 5}?", "answer": f"{n % 7 + n % 5}"})
         for n in range(20)
     ]
-    return upload(house, "\n".join(lines).encode())
+    return upload(house, "\n".join(lines).encode(), texts.ROWS)
 
 
-def upload(house: House, content: bytes) -> str:
-    with datasets.TextUpload(house.settings, 10**6) as text:
-        text.write(content)
-        dataset = text.finish("sums")
+def upload(house: House, content: bytes, kind: str) -> str:
+    with Upload(house.settings, 10**6) as sent:
+        sent.begin(kind)
+        sent.write(content)
+        dataset = sent.finish("sums")
         with house.database.begin() as connection:
             datasets.reserve(connection, dataset, house.settings)
-        text.put(house.store, dataset)
+        sent.put(house.store, dataset)
         with house.database.begin() as connection:
             datasets.confirm(connection, dataset)
     return dataset.id
@@ -170,7 +172,7 @@ def test_a_base_stays_while_it_is_trained_on(hosts: Hosts, base: Job, dataset: s
 
 def test_what_no_worker_can_train_on_is_the_users_fault(hosts: Hosts, base: Job) -> None:
     house = hosts.house
-    accept(house, base.id, upload(house, b"word"))
+    accept(house, base.id, upload(house, b"word", texts.TEXT))
     job = hosts.run()
     assert job.state == State.FAILED and job.error is not None
     assert (job.error["code"], job.error["fault"]) == ("too_little_data", "user")

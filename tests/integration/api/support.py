@@ -16,6 +16,7 @@ from jobs import leases
 from jobs.artifacts import files_prefix, log_key
 from jobs.job import Artifact, Job
 from jobs.schema import metadata
+from tests.columns import stored_keys
 
 LEASE_TTL_S = 60.0
 WORKER = "worker-under-test"
@@ -74,6 +75,13 @@ def drop_the_tables(service: "Service") -> None:
         metadata.drop_all(connection)
 
 
+def leftovers(service: "Service") -> list[str]:
+    """Datasets, in the store and on their way there."""
+    uploads = service.context.settings.data_dir / "uploads"
+    on_their_way = [str(path) for path in uploads.rglob("*") if path.is_file()]
+    return [*stored_keys(service.context.store), *on_their_way]
+
+
 @dataclass
 class Service(Records):
     """The app, in this process, with a client of it."""
@@ -92,10 +100,8 @@ class Service(Records):
         self.publish(self.claim(), files)
         return dict(self.http.get(job["urls"]["self"]).json())
 
-    def upload(self, content: bytes) -> dict[str, Any]:
-        answer = self.http.post(
-            "/datasets", content=content, headers={"content-type": "text/plain"}
-        )
+    def upload(self, content: bytes, media_type: str = "text/plain") -> dict[str, Any]:
+        answer = self.http.post("/datasets", content=content, headers={"content-type": media_type})
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 

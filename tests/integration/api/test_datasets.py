@@ -1,4 +1,4 @@
-"""Text uploads: checked as they arrive, and nothing is left of a refused one."""
+"""Uploads of texts: checked as they arrive, and nothing is left of a refused one."""
 
 import hashlib
 import os
@@ -13,18 +13,11 @@ from apiq_core.config import Calibration, QuantizeConfig
 from jobs import maintenance
 from jobs.settings import Settings
 from jobs.texts import fetch_texts
-from tests.columns import stored_keys
 from tests.integration.api.hub_server import Hub
-from tests.integration.api.support import Service
+from tests.integration.api.support import Service, leftovers
 
 PLAIN = {"content-type": "text/plain"}
 TEXT = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. 🦊\n" * 100
-
-
-def leftovers(service: Service) -> list[str]:
-    """Texts, in the store and on their way there."""
-    uploads = service.context.settings.data_dir / "uploads"
-    return [*stored_keys(service.context.store), *map(str, uploads.rglob("data.txt"))]
 
 
 def test_upload_show_list_delete(service: Service, settings: Settings) -> None:
@@ -35,6 +28,7 @@ def test_upload_show_list_delete(service: Service, settings: Settings) -> None:
     assert dataset["id"].startswith("ds_")
     assert (dataset["name"], dataset["kind"]) == ("fox", "text")
     assert (dataset["size_bytes"], dataset["characters"]) == (len(content), len(TEXT))
+    assert (dataset["rows"], dataset["duplicates"]) == (None, None)
     assert dataset["sha256"] == hashlib.sha256(content).hexdigest()
     assert service.http.get(answer.headers["location"]).json() == dataset
     other = service.upload(b"other")
@@ -117,12 +111,13 @@ def test_refused(
 
 
 def test_other_content_types(service: Service) -> None:
-    for media_type in ("application/json", "multipart/form-data; boundary=x", ""):
+    for media_type in ("application/json", "multipart/mixed; boundary=x", ""):
         answer = service.http.post(
             "/datasets", content=b"text", headers={"content-type": media_type}
         )
         problem = service.refused(answer, 415, "unsupported_media_type")
-        assert "legal: text/plain" in problem["detail"]
+        assert "legal: text/plain, application/jsonl" in problem["detail"]
+        assert "multipart/form-data" in problem["legal"]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201, "\x00"])
@@ -141,6 +136,15 @@ def test_a_text_in_use_stays(service: Service, part: str) -> None:
     assert job["id"] in problem["detail"]
     service.http.post(job["urls"]["cancel"])
     assert service.http.delete(url).status_code == 204
+
+
+def test_a_preview_is_its_beginning(service: Service) -> None:
+    dataset = service.upload(TEXT.encode())
+    (row,) = service.http.get(f"/datasets/{dataset['id']}/preview").json()["rows"]
+    assert row == {"shape": "text", "segments": [{"text": TEXT[:1000], "learned": True}]}
+    short = service.upload("ü".encode())
+    (row,) = service.http.get(f"/datasets/{short['id']}/preview").json()["rows"]
+    assert row["segments"][0]["text"] == "ü"
 
 
 def test_delete_of_what_is_not_there(service: Service) -> None:

@@ -29,6 +29,7 @@ SCOPES = {
         *(("get", path) for path in ("/jobs", "/jobs/{job_id}", "/jobs/{job_id}/events")),
         *(("get", path) for path in ("/jobs/{job_id}/logs", "/datasets")),
         ("get", "/datasets/{dataset_id}"),
+        ("get", "/datasets/{dataset_id}/preview"),
     },
     Scope.JOBS_WRITE: {
         *(("post", f"/jobs{rest}") for rest in ("", "/{job_id}/cancel", "/{job_id}/retry")),

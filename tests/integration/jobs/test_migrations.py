@@ -1,6 +1,7 @@
 """The migrations make what jobs/schema.py says."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from alembic.config import Config
 from sqlalchemy.exc import IntegrityError
 
 import migrations
-from jobs import repository
+from jobs import datasets, repository
 from jobs.database import Database
+from jobs.datasets import Dataset
 from jobs.schema import metadata
+from jobs.settings import Settings
 from migrations.__main__ import upgrade
 
 
@@ -27,7 +30,15 @@ def statements(url: str) -> dict[str, list[str]]:
 def definitions(sql: str) -> list[str]:
     """Columns and constraints of a statement; a column that was added later comes last in it."""
     head, _, body = re.sub(r"\s+", " ", sql).partition("(")
+    head = head.replace('"', "")  # the name of a table that was made anew
     return [head, *sorted(re.split(r", (?![^(]*\))", body.strip().removesuffix(")").strip()))]
+
+
+def downgrade(url: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["database_url"] = url
+    command.downgrade(config, revision)
 
 
 def test_migrated_equals_declared(tmp_path: Path, migrated_file: Path) -> None:
@@ -59,10 +70,7 @@ def test_a_job_survives_the_way_down_and_up(tmp_path: Path) -> None:
     with database.begin() as connection:
         job = repository.accept(connection, type="quantize", input={"model": "m"}, labels=labels)
         history = repository.events_after(connection, job.id)
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.attributes["database_url"] = url
-    command.downgrade(config, "0001")
+    downgrade(url, "0001")
     assert not {"checkpoints", "job_labels", "ix_jobs_rung"} & statements(url).keys()
     upgrade(url)
     assert statements(url) == newest
@@ -72,6 +80,57 @@ def test_a_job_survives_the_way_down_and_up(tmp_path: Path) -> None:
         for filters in ({"model": "m"}, *({"labels": {key: labels[key]}} for key in labels)):
             assert repository.list_jobs(connection, **filters)[0] == [job]  # type: ignore[arg-type]
     database.dispose()
+
+
+def test_a_text_survives_the_way_down_and_up(database: Database, settings: Settings) -> None:
+    text = dataset("text", rows=None, duplicates=None)
+    with database.begin() as connection:
+        datasets.reserve(connection, text, settings)
+        datasets.confirm(connection, text)
+    downgrade(settings.database_url, "0003")
+    with database.read() as connection:
+        (before,) = connection.exec_driver_sql("SELECT * FROM datasets").mappings()
+    assert "rows" not in before and before["id"] == text.id
+    upgrade(settings.database_url)
+    with database.read() as connection:
+        assert datasets.list_all(connection) == [text]
+
+
+def test_there_is_no_way_down_for_rows(database: Database, settings: Settings) -> None:
+    rows = dataset("rows", rows=3, duplicates=0)
+    with database.begin() as connection:
+        datasets.reserve(connection, rows, settings)
+        datasets.confirm(connection, rows)
+    with pytest.raises(IntegrityError, match="ck_datasets_kind"):
+        downgrade(settings.database_url, "0003")
+    with database.read() as connection:
+        assert datasets.list_all(connection) == [rows]
+
+
+def dataset(kind: str, *, rows: int | None, duplicates: int | None) -> Dataset:
+    return Dataset(
+        id="ds_1",
+        owner="ada",
+        name=None,
+        kind=kind,
+        size_bytes=20,
+        characters=19,
+        rows=rows,
+        duplicates=duplicates,
+        sha256="0" * 64,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "duplicates"),
+    [("text", 1, None), ("text", None, 0), ("rows", None, 0), ("rows", 1, None), ("x", 1, 0)],
+)
+def test_counts_are_of_rows(
+    database: Database, settings: Settings, kind: str, rows: int | None, duplicates: int | None
+) -> None:
+    with pytest.raises(IntegrityError, match="ck_datasets_"), database.begin() as connection:
+        datasets.reserve(connection, dataset(kind, rows=rows, duplicates=duplicates), settings)
 
 
 @pytest.mark.parametrize(
