@@ -64,11 +64,29 @@ class Artifact(_Record):
 
 
 class Dataset(_Record):
-    """An uploaded text."""
+    """An uploaded text, or uploaded rows to train on."""
 
     id: str
     name: str | None = None
+    kind: str = "text"  # text, rows
     size_bytes: int
     characters: int
+    rows: int | None = None  # None of a text, here and below
+    duplicates: int | None = None  # rows that an earlier line has word for word
     sha256: str
     created_at: datetime
+
+
+class Segment(_Record):
+    """A piece of what a model reads."""
+
+    text: str
+    learned: bool  # training on it teaches the model to say it
+    role: str | None = None  # who says it, in a chat
+
+
+class Row(_Record):
+    """One of the rows with which a dataset begins."""
+
+    shape: str  # messages, prompt, instruction, question, text
+    segments: list[Segment]

@@ -21,13 +21,14 @@ import httpx
 from apiq_client.download import OnBytes, check_directory, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
-from apiq_client.records import Artifact, Dataset, Event, Job, JobPage
+from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Row
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
 TRIES = 4  # of a call that may be repeated, while the server cannot be reached or serve
 MAX_RETRY_AFTER_S = 10.0
 WAIT_S = 25.0  # of one question for a job's next change
+ROWS_SUFFIXES = (".jsonl", ".ndjson")
 KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -204,8 +205,13 @@ class Client:
     # -- datasets
 
     def upload_dataset(self, file: str | Path, *, name: str | None = None) -> Dataset:
-        """Upload a UTF-8 text; use it as `calibration={"source": f"dataset:{dataset.id}"}`."""
+        """Upload a UTF-8 text; use it as `calibration={"source": f"dataset:{dataset.id}"}`.
+
+        Or rows to train on, from a `.jsonl` or `.ndjson` file. Lines that are no rows are in
+        `errors` of the `ProblemError`.
+        """
         file = Path(file)
+        is_rows = file.suffix.lower() in ROWS_SUFFIXES
         with file.open("rb") as content:
             answer = self._call(
                 "POST",
@@ -213,7 +219,7 @@ class Client:
                 params={"name": name or file.name},
                 content=content,
                 headers={
-                    "content-type": "text/plain; charset=utf-8",
+                    "content-type": "application/jsonl" if is_rows else "text/plain; charset=utf-8",
                     "content-length": str(file.stat().st_size),
                 },
             )
@@ -224,6 +230,11 @@ class Client:
 
     def dataset(self, dataset_id: str) -> Dataset:
         return Dataset.model_validate(self._call("GET", f"/datasets/{_part(dataset_id)}"))
+
+    def preview_dataset(self, dataset_id: str) -> list[Row]:
+        """Its first rows as training reads them; a text is one, of its first characters."""
+        answer = self._call("GET", f"/datasets/{_part(dataset_id)}/preview")
+        return [Row.model_validate(row) for row in answer["rows"]]
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._request("DELETE", f"/datasets/{_part(dataset_id)}")

@@ -11,16 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from apiq_client.errors import ApiqError
-from apiq_client.records import Job
+from apiq_client.errors import ApiqError, ProblemError
+from apiq_client.records import Job, Row
 
 out = Console(soft_wrap=True, markup=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 
 def print_error(error: ApiqError) -> None:
-    """One red line: what is wrong, what is legal, and the code."""
+    """One red line: what is wrong, what is legal, and the code; of bad rows another one each."""
     err.print(f"error: {' '.join(error.message.split())} [{error.code}]", style="red")
+    if isinstance(error, ProblemError) and error.code == "bad_rows":
+        for row in error.errors:
+            err.print(f"  {row['pointer']}: {' '.join(row['detail'].split())}")
 
 
 def print_json(value: BaseModel | dict[str, Any]) -> None:
@@ -37,6 +40,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         out.print("  ".join(cells).rstrip())
+
+
+def print_rows(rows: Iterable[Row]) -> None:
+    """What a model reads, and what of it is learned: green on a terminal, elsewhere in brackets."""
+    for number, row in enumerate(rows, 1):
+        out.print(f"--- row {number} ({row.shape})")
+        for segment in row.segments:
+            text = segment.text if out.is_terminal or not segment.learned else f"[{segment.text}]"
+            out.print(f"{segment.role}: " if segment.role else "", end="")
+            out.print(
+                Text(text, style="bold green" if segment.learned else ""),
+                end="\n" if segment.role else "",
+            )
+        if not row.segments[-1].role:
+            out.print()
 
 
 def describe_bytes(count: float) -> str:

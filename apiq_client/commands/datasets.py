@@ -7,18 +7,27 @@ import typer
 
 from apiq_client.commands.jobs import AsJson
 from apiq_client.sdk import Client
-from apiq_client.terminal import describe_bytes, out, print_json, print_table
+from apiq_client.terminal import describe_bytes, out, print_json, print_rows, print_table
 
-app = typer.Typer(name="datasets", help="Texts to calibrate on.", no_args_is_help=True)
+app = typer.Typer(
+    name="datasets", help="Texts to calibrate on, rows to train on.", no_args_is_help=True
+)
 
 
 @app.command()
 def upload(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A UTF-8 text file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="A UTF-8 text, or rows: .jsonl, .ndjson, an object of JSON a line.",
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Upload a text; use it with `apiq quantize --calibration-source dataset:ID`."""
+    """Upload a text, to use with `apiq quantize --calibration-source dataset:ID`, or rows."""
     with Client() as client:
         dataset = client.upload_dataset(file, name=name)
     if json:
@@ -29,23 +38,43 @@ def upload(
 
 @app.command("list")
 def list_datasets(json: AsJson = False) -> None:
-    """The uploaded texts."""
+    """What was uploaded."""
     with Client() as client:
         datasets = client.datasets()
     if json:
         print_json({"datasets": datasets})
         return
     print_table(
-        ("ID", "NAME", "SIZE", "CREATED (UTC)"),
+        ("ID", "NAME", "KIND", "ROWS", "SIZE", "CREATED (UTC)"),
         (
-            (x.id, x.name or "", describe_bytes(x.size_bytes), f"{x.created_at:%Y-%m-%d %H:%M:%S}")
+            (
+                x.id,
+                x.name or "",
+                x.kind,
+                "-" if x.rows is None else str(x.rows),
+                describe_bytes(x.size_bytes),
+                f"{x.created_at:%Y-%m-%d %H:%M:%S}",
+            )
             for x in datasets
         ),
     )
 
 
 @app.command()
+def preview(
+    dataset_id: Annotated[str, typer.Argument(help="ds_...")], json: AsJson = False
+) -> None:
+    """The first rows as training reads them; what is learned is green, or in [brackets]."""
+    with Client() as client:
+        rows = client.preview_dataset(dataset_id)
+    if json:
+        print_json({"rows": rows})
+    else:
+        print_rows(rows)
+
+
+@app.command()
 def delete(dataset_id: Annotated[str, typer.Argument(help="ds_...")]) -> None:
-    """Delete a text that no unfinished job uses."""
+    """Delete what no unfinished job uses."""
     with Client() as client:
         client.delete_dataset(dataset_id)

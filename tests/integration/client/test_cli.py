@@ -295,6 +295,33 @@ def test_datasets(apiq: Command, tmp_path: Path) -> None:
     assert dataset_id not in apiq("datasets", "list").stdout
 
 
+def test_datasets_of_rows(apiq: Command, tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    rows = [{"question": "How many?", "answer": "4"}, {"messages": chat}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset_id = apiq("datasets", "upload", "rows.jsonl").stdout.strip()
+    header, *lines = apiq("datasets", "list").stdout.splitlines()
+    assert header.split()[:5] == ["ID", "NAME", "KIND", "ROWS", "SIZE"]
+    (line,) = [line for line in lines if line.startswith(dataset_id)]
+    assert line.split()[1:4] == ["rows.jsonl", "rows", "2"]
+    assert apiq("datasets", "preview", dataset_id).stdout.splitlines() == [
+        *("--- row 1 (question)", "Question: How many?", "Answer:[ 4]"),
+        *("--- row 2 (messages)", "user: Hi", "assistant: [Ho]"),
+    ]
+    shown = json.loads(apiq("datasets", "preview", dataset_id, "--json").stdout)
+    assert [row["shape"] for row in shown["rows"]] == ["question", "messages"]
+    (tmp_path / "rows.jsonl").write_text('{"text": 3}\n' + "{}\n" * 24)
+    first, *told = apiq("datasets", "upload", "rows.jsonl", code=1).stderr.splitlines()
+    assert first.startswith("error: 25 lines are no rows; line 1, text: a number")
+    assert first.endswith("[bad_rows]")
+    assert told[:2] == [
+        "  line 1, text: a number, legal: text",
+        "  line 2: has no fields, legal: messages; prompt, completion; instruction, output; "
+        "question, answer; or text",
+    ]
+    assert len(told) == 20
+
+
 def test_models(apiq: Command, tiny_model: Path, tmp_path: Path) -> None:
     apiq.environment["APIQ_MODELS_DIR"] = str(tmp_path / "models")
     apiq("models", "import", str(tiny_model), "--name", "org/imported")

@@ -180,8 +180,33 @@ class TestDatasets:
         assert dataset.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
         assert dataset in client.datasets()
         assert client.dataset(dataset.id) == dataset
+        (row,) = client.preview_dataset(dataset.id)
+        assert [(x.text, x.learned) for x in row.segments] == [("Grüße " * 100, True)]
         client.delete_dataset(dataset.id)
         assert dataset not in client.datasets()
+
+    @pytest.mark.parametrize("suffix", [".jsonl", ".NDJSON"])
+    def test_rows(self, client: Client, tmp_path: Path, suffix: str) -> None:
+        file = tmp_path / f"rows{suffix}"
+        file.write_text('{"question": "How many?", "answer": "4"}\n' * 2)
+        dataset = client.upload_dataset(file)
+        assert (dataset.kind, dataset.rows, dataset.duplicates) == ("rows", 2, 1)
+        assert dataset in client.datasets()
+        first, second = client.preview_dataset(dataset.id)
+        assert first == second and first.shape == "question"
+        assert [(x.text, x.learned) for x in first.segments] == [
+            ("Question: How many?\nAnswer:", False),
+            (" 4", True),
+        ]
+
+    def test_bad_rows_are_told(self, client: Client, tmp_path: Path) -> None:
+        file = tmp_path / "rows.jsonl"
+        file.write_text('{"text": "a"}\n{"text": 3}\n{}\n')
+        with pytest.raises(ProblemError) as caught:
+            client.upload_dataset(file)
+        assert caught.value.code == "bad_rows"
+        assert "2 lines are no rows; line 2, text: a number" in caught.value.message
+        assert [x["pointer"] for x in caught.value.errors] == ["line 2, text", "line 3"]
 
 
 class TestDownload:

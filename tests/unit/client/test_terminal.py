@@ -1,8 +1,11 @@
 from datetime import UTC, datetime
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
-from apiq_client.records import Job
+from apiq_client import terminal
+from apiq_client.records import Job, Row, Segment
 from apiq_client.terminal import describe_bytes, describe_eta, show_progress
 
 
@@ -50,3 +53,15 @@ def test_eta(seconds: float | None, text: str) -> None:
 )
 def test_bytes(count: float, text: str) -> None:
     assert describe_bytes(count) == text
+
+
+def test_what_is_learned_is_green_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(
+        file=StringIO(), force_terminal=True, color_system="standard", markup=False, highlight=False
+    )
+    monkeypatch.setattr(terminal, "out", screen)
+    segments = [Segment(text="2+2=", learned=False), Segment(text="4", learned=True)]
+    terminal.print_rows([Row(shape="prompt", segments=segments)])
+    assert isinstance(screen.file, StringIO)
+    shown = screen.file.getvalue()
+    assert shown.splitlines() == ["--- row 1 (prompt)", "2+2=\x1b[1;32m4\x1b[0m"]
