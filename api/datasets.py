@@ -31,7 +31,7 @@ class DatasetView(BaseModel):
     characters: int
     rows: int | None = Field(description="How many there are; null of a text.")
     duplicates: int | None = Field(
-        description="Rows that an earlier line has word for word; null of a text."
+        description="Rows that are word for word one of the first million; null of a text."
     )
     sha256: str
     created_at: datetime

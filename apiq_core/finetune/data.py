@@ -13,6 +13,7 @@ from apiq_core.finetune.rows import BadRow, Row, parse
 SHOWN_BAD_ROWS = 20
 MAX_LINE_BYTES = 2**20
 CHUNK_BYTES = 2**20
+COMPARED_ROWS = 1_000_000  # a file can hold more rows than there is memory to know them all
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Findings:
     """What reading a file from its first line to its last has found."""
 
     rows: int = 0
-    duplicates: int = 0  # rows that an earlier line has word for word
+    duplicates: int = 0  # rows that are word for word one of the first `COMPARED_ROWS`
     bad: int = 0
     problems: list[Problem] = field(default_factory=list)  # the first of them
     _seen: set[bytes] = field(default_factory=set)
@@ -65,7 +66,8 @@ class Findings:
         self.rows += 1
         digest = hashlib.sha256(content.removeprefix(BOM_UTF8).strip()).digest()[:16]
         self.duplicates += digest in self._seen
-        self._seen.add(digest)
+        if len(self._seen) < COMPARED_ROWS:
+            self._seen.add(digest)
         return row
 
     def check(self, param: str | None = None) -> None:

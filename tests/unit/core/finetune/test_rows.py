@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from apiq_core.errors import UserError
+from apiq_core.finetune import data
 from apiq_core.finetune.data import MAX_LINE_BYTES, SHOWN_BAD_ROWS, read_rows
 from apiq_core.finetune.rows import BadRow, Segment, parse
 
@@ -115,3 +116,12 @@ def test_an_empty_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "rows.jsonl").write_bytes(content)
     with pytest.raises(UserError, match="no rows"):
         read_rows(tmp_path / "rows.jsonl")
+
+
+def test_duplicates_are_counted_among_the_first_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "COMPARED_ROWS", 2)
+    (tmp_path / "rows.jsonl").write_text("".join(row(text=x) + "\n" for x in "abccab"))
+    _, findings = read_rows(tmp_path / "rows.jsonl")
+    assert (findings.rows, findings.duplicates) == (6, 2)
