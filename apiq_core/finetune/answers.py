@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from apiq_core.events import CheckStop
 from apiq_core.finetune.examples import Example
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+BATCH_ROWS = 32  # decoded together: packed weights are unpacked for every token, not for every row
+TIMES_AS_LONG = 2  # as the right answer may an answer be
 
 
 def final_number(text: str) -> float | None:
@@ -19,7 +22,6 @@ def final_number(text: str) -> float | None:
     return float(found[-1].replace(",", "")) if found else None
 
 
-@torch.no_grad()
 def exact_match(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -28,28 +30,55 @@ def exact_match(
     new_tokens: int,
     check_stop: CheckStop,
 ) -> float | None:
-    """Share of `examples` whose answer ends with the right number; None if none ends with one."""
+    """Share of `examples` whose answer ends with the right number; None if none ends with one.
+
+    An answer has at most `new_tokens`, and at most twice as many as the longest right one.
+    """
+    wanted = [final_number(_text(tokenizer, e.tokens[e.prompt_length :])) for e in examples]
+    asked = [(e, n) for e, n in zip(examples, wanted, strict=True) if n is not None]
+    if not asked:
+        return None
+    longest = max(len(example) - example.prompt_length for example, _ in asked)
+    limit = min(new_tokens, TIMES_AS_LONG * longest)
+    asked.sort(key=lambda pair: pair[0].prompt_length)  # less padding
+    right = 0
+    for first in range(0, len(asked), BATCH_ROWS):
+        check_stop()
+        batch = asked[first : first + BATCH_ROWS]
+        said = _decode(model, tokenizer, [example for example, _ in batch], limit)
+        right += sum(final_number(text) == n for text, (_, n) in zip(said, batch, strict=True))
+    return right / len(asked)
+
+
+@torch.no_grad()
+def _decode(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], limit: int
+) -> list[str]:
+    """What the model says to each prompt, up to `limit` tokens."""
     model.eval()
     device = next(model.parameters()).device
-    right = asked = 0
-    for example in examples:
-        check_stop()
-        split = example.prompt_length
-        wanted = final_number(_text(tokenizer, example.tokens[split:]))
-        if wanted is None:
-            continue
-        asked += 1
-        prompt = torch.tensor([example.tokens[:split]], device=device)
-        out = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-        right += final_number(_text(tokenizer, out[0, split:].tolist())) == wanted
-    return right / asked if asked else None
+    filler = tokenizer.eos_token_id or 0
+    prompts, mask = _left_padded([e.tokens[: e.prompt_length] for e in examples], filler)
+    out = model.generate(
+        input_ids=prompts.to(device),
+        attention_mask=mask.to(device),
+        max_new_tokens=limit,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=filler,
+    )
+    return [_text(tokenizer, row.tolist()) for row in out[:, prompts.shape[1] :]]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
+    """Tokens and attention mask, (rows, length) each: what is decoded follows every prompt."""
+    length = max(map(len, prompts))
+    tokens = torch.full((len(prompts), length), filler)
+    mask = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, length - len(prompt) :] = torch.tensor(prompt)
+        mask[row, length - len(prompt) :] = 1
+    return tokens, mask
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
