@@ -222,7 +222,7 @@ def delete(connection: Connection, job_id: str, owner: str | None = None) -> Non
         raise JobNotFinished(f"{job_id} is {job.state}; cancel it or wait for its end")
     # asked after the change, which waits for who is just accepting such a job
     users = select(jobs.c.id).where(
-        jobs.c.state.not_in(TERMINAL), jobs.c.input["base"].as_string() == job_id
+        jobs.c.state.in_(set(State) - TERMINAL), jobs.c.input["base"].as_string() == job_id
     )
     if (user := connection.execute(users.limit(1)).scalar()) is not None:
         raise JobInUse(f"{job_id} is the base of {user}; cancel that job or wait for its end")
