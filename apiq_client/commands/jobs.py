@@ -44,7 +44,7 @@ def list_jobs(
             job.state,
             _doing(job),
             str(job.input.get("model", "")),
-            " ".join(str(job.input[key]) for key in ("method", "recipe") if job.input.get(key)),
+            _how(job),
             str(job.input.get("bits") or job.input.get("bits_per_weight") or ""),
             f"{job.created_at:%Y-%m-%d %H:%M:%S}",
         )
@@ -132,6 +132,12 @@ def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
             yield from _flat(value, f"{prefix}{name}.")
         elif value is not None:
             yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _how(job: Job) -> str:
+    """A quantize job's method and recipe; the type of another."""
+    named = [str(job.input[key]) for key in ("method", "recipe") if job.input.get(key)]
+    return " ".join(named) or job.type
 
 
 def _doing(job: Job) -> str:

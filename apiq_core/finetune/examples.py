@@ -48,9 +48,10 @@ def to_examples(
             examples.append(example)
     if too_long and not truncate:
         lines = ", ".join(map(str, too_long[:SHOWN_LINES]))
+        rows_have = "1 row has" if len(too_long) == 1 else f"{len(too_long)} rows have"
         raise UserError(
             "rows_too_long",
-            f"{len(too_long)} rows have more than {max_length} tokens: lines {lines}"
+            f"{rows_have} more than {max_length} tokens: line {lines}"
             + (", ..." if len(too_long) > SHOWN_LINES else "")
             + "; legal: shorter rows, a larger max_length, or truncate: true",
             param="max_length",

@@ -94,7 +94,7 @@ def test_long_rows_are_listed_or_cut(tokenizer: PreTrainedTokenizerBase) -> None
     with pytest.raises(UserError) as caught:
         to_examples(rows, tokenizer, 16, truncate=False)
     assert caught.value.code == "rows_too_long"
-    assert "2 rows have more than 16 tokens: lines 1, 3;" in caught.value.message
+    assert "2 rows have more than 16 tokens: line 1, 3;" in caught.value.message
     first, second = to_examples(rows, tokenizer, 16, truncate=True)
     assert len(first) == 16
     assert learned_text(tokenizer, second) == "short enough</s>"
