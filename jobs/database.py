@@ -13,6 +13,7 @@ from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
 
 # how long a writer waits for another before it gives up
 LOCK_TIMEOUT_MS = 20_000
@@ -53,6 +54,8 @@ class Database:
         """`migrates` is for changes of the schema: they may take long on PostgreSQL, and on
         SQLite they replace tables, which must not cascade."""
         self.engine = _engine(make_url(url), migrates)
+        self._is_disposed = False
+        event.listen(self.engine, "checkin", self._close_what_comes_late)
 
     @property
     def is_postgresql(self) -> bool:
@@ -90,8 +93,13 @@ class Database:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def dispose(self) -> None:
-        """Close every pooled connection."""
+        """Close every pooled connection; one that is in use now is closed when it comes back."""
+        self._is_disposed = True
         self.engine.dispose()
+
+    def _close_what_comes_late(self, _: Any, record: ConnectionPoolEntry) -> None:
+        if self._is_disposed:
+            record.invalidate()  # else it would lie open in a pool that nobody has any more
 
 
 def is_away(error: SQLAlchemyError) -> bool:
