@@ -8,12 +8,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from apiq_core.calibration import load_tokenizer
 from apiq_core.checkpoint import write_text
-from apiq_core.device import compute_dtype, matmul_dtype, pick_device
+from apiq_core.device import compute_dtype, pick_device
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import OnEvent, ShouldStop
 from apiq_core.finetune import adapter
@@ -23,6 +22,7 @@ from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.data import read_rows
 from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
 from apiq_core.finetune.identity import identify
+from apiq_core.finetune.mixed_precision import use_matmul_dtype
 from apiq_core.finetune.model_card import model_card
 from apiq_core.finetune.packed_model import load_model, packed_layers
 from apiq_core.finetune.report import FinetuneReport, Scores
@@ -30,7 +30,6 @@ from apiq_core.finetune.train import Run, mean_loss, train
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
 from apiq_core.meter import Meter
-from apiq_core.skeleton import find_blocks
 
 PLAIN_TEXT = ".txt"
 
@@ -69,7 +68,7 @@ def finetune(
         examples = _examples(dataset, tokenizer, config)
         members, held_out = _split(examples, config)
         model = load_model(model_dir, target, compute_dtype(target))
-        _use_matmul_dtype(model, target)
+        use_matmul_dtype(model, target)
         wrapped = adapter.attach(
             model, adapter_dir, train=config.train, rank=config.rank, seed=config.seed
         )
@@ -168,15 +167,6 @@ def _check_length(max_length: int, model_dir: Path) -> None:
             value=max_length,
             legal={"at_most": context},
         )
-
-
-def _use_matmul_dtype(model: PreTrainedModel, device: torch.device) -> None:
-    """Matrix products inside the blocks in bf16 where there is hardware for it."""
-    dtype = matmul_dtype(device)
-    if dtype == compute_dtype(device):
-        return
-    for block in find_blocks(model)[1]:
-        block.forward = torch.autocast(device.type, dtype, cache_enabled=False)(block.forward)
 
 
 def _learned(examples: Sequence[Example], members: Sequence[int]) -> int:

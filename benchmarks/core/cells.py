@@ -25,6 +25,8 @@ from benchmarks.report import RESULTS_DIR, machine
 CELLS_DIR = RESULTS_DIR / "cells"
 ROOT = Path(__file__).resolve().parents[2]
 COMPUTES = (ROOT / "apiq_core", ROOT / "benchmarks" / "core" / "measure")
+FINETUNES = "finetune."  # how the measures begin that also compute with what lies in `finetune`
+CONFIGS = ("adapter_config.json", "config.json")
 Figures = dict[str, Any]
 
 
@@ -40,7 +42,7 @@ class Cell:
             "measure": self.measure,
             "config": self.config,
             "inputs": {name: content_sha256(path) for name, path in self.inputs.items()},
-            "code": code_sha256(COMPUTES),
+            "code": code_sha256(sources(self.measure)),
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "threads": threads(),
         }
@@ -117,17 +119,28 @@ def threads() -> int:
 
 @functools.cache
 def content_sha256(path: Path) -> str:
-    """Of a file, or of the config and weights in a checkpoint folder."""
+    """Of a file, or of the config and weights in the folder of a checkpoint or an adapter."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted([path / "config.json", *path.glob("*.safetensors")])
+    configs = [path / name for name in CONFIGS if (path / name).is_file()]
+    files = sorted([*configs, *path.glob("*.safetensors")])
     return hashlib.sha256("".join(map(content_sha256, files)).encode()).hexdigest()
 
 
-def code_sha256(folders: Iterable[Path]) -> str:
+def sources(measure: str) -> list[Path]:
+    """The files that a measure computes with. Quantizing knows nothing of finetuning."""
+    return sorted(
+        file
+        for folder in COMPUTES
+        for file in folder.rglob("*.py")
+        if measure.startswith(FINETUNES) or "finetune" not in file.relative_to(folder).parts
+    )
+
+
+def code_sha256(files: Iterable[Path]) -> str:
     """Of what the sources say; comments and layout are no part of it."""
     digest = hashlib.sha256()
-    for file in sorted(file for folder in folders for file in folder.rglob("*.py")):
+    for file in files:
         digest.update(file.name.encode() + ast.dump(ast.parse(file.read_text())).encode())
     return digest.hexdigest()

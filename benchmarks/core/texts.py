@@ -35,6 +35,12 @@ def gsm8k(path: Path) -> Text:
     return _cut("gsm8k", "\n\n".join(f"{r['question']}\n{r['answer']}" for r in rows), 0.5)
 
 
+def gsm8k_rows(path: Path, count: int = 1000) -> Path:
+    """The first rows of GSM8K as they are, to finetune on."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return _written("gsm8k-rows.jsonl", "".join(lines[:count]))
+
+
 def _cut(name: str, text: str, share: float) -> Text:
     middle = int(len(text) * share)
     return Text(

@@ -89,6 +89,18 @@ def test_other_code_is_another_cell_but_not_other_comments(
         assert store.figures(cell, "") == {"call": call}
 
 
+def test_how_it_is_finetuned_is_no_part_of_how_it_is_quantized(
+    code: Path, measure: Measure, tmp_path: Path
+) -> None:
+    store = Cells(tmp_path)
+    for name in ("quantized", "finetune.trained"):
+        store.figures(Cell(name, {}), "")
+    (code.parent / "finetune").mkdir()
+    (code.parent / "finetune" / "train.py").write_text("y = 1")
+    assert store.figures(Cell("quantized", {}), "") == {"call": 1}
+    assert store.figures(Cell("finetune.trained", {}), "") == {"call": 3}
+
+
 def test_what_was_measured_while_the_code_changed_is_not_kept(
     code: Path,
     tmp_path: Path,

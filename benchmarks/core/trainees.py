@@ -1,0 +1,82 @@
+"""What is trained, and the cells that quantize it and train it.
+
+A trainee is a start: a method that quantizes and may give an adapter. All are trained the same way,
+on the same rows, for as many steps, at the same rank and learning rate.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.core.cells import Cell, Cells, Figures
+from benchmarks.core.contenders import FAST, Setting, cell
+
+FULL = "full-precision"  # its weights stay as they are
+QLORA_STYLE = "qlora-style"  # round to nearest, and a new adapter with B = 0
+LOFTQ = "loftq"
+APIQ = FAST
+ALL = (QLORA_STYLE, "gptq-lora", LOFTQ, APIQ, FULL)
+
+RANK = 8  # the default of the core for this model
+TRAINING: dict[str, Any] = {
+    "max_steps": 100,
+    "epochs": 1000,  # as many as the steps need
+    "batch_size": 8,
+    "micro_batch_size": 4,
+    "lr": 1e-3,
+    "evaluate_every": 20,
+    "validation_rows": 48,
+    "answered_rows": 0,
+    "truncate": True,
+    "gradient_checkpointing": False,  # blocks are small here; `step` has it on
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows to learn from; a part of them is only scored."""
+
+    name: str
+    rows: Path
+    max_length: int
+
+
+def trained(
+    store: Cells,
+    given: Setting,
+    task: Task,
+    name: str,
+    bits: int,
+    *,
+    rank: int = RANK,
+    train: str = "all",
+) -> Figures | None:
+    """The figures of a trainee, and of its start where it was quantized for this."""
+    fields = TRAINING | {"max_length": task.max_length, "train": train}
+    inputs = {"base": given.model_dir, "rows": task.rows}
+    started: Figures = {}
+    if name != FULL:
+        found = start(store, given, name, bits, rank)
+        if found is None:
+            return None
+        started = {"bits_per_weight": found["bits_per_weight"]}
+        folder = Path(found["folder"])
+        inputs["base"] = folder / "model"
+        if (folder / "adapter").is_dir():
+            inputs["adapter"] = folder / "adapter"
+    if "adapter" not in inputs:
+        fields["rank"] = rank
+    title = f"{task.name}: {name} at {bits} bits, rank {rank}, train {train}"
+    figures = store.figures(Cell("finetune.trained", {"finetune": fields}, inputs), title)
+    return figures and started | figures
+
+
+def start(store: Cells, given: Setting, name: str, bits: int, rank: int) -> Figures | None:
+    """Quantized, and kept in the `folder` that the figures name."""
+    has_adapter = name != QLORA_STYLE
+    asked = cell(name if has_adapter else "rtn", given, bits, rank if has_adapter else None)
+    if asked is None:
+        return None
+    config = {"quantize": asked.config["quantize"]}
+    inputs = {key: asked.inputs[key] for key in ("model", "calibrated")}
+    return store.figures(Cell("finetune.start", config, inputs), f"start: {name} at {bits} bits")
