@@ -1,7 +1,6 @@
 """`report.html`: the figures of a run on one page that needs nothing beside itself.
 
-No script and no network, which its own content security policy states. Everything a user can
-name (models, layers, texts) goes through `markup.tag`, which escapes it.
+Everything a user can name (models, layers, texts) goes through `markup.tag`, which escapes it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +14,11 @@ from apiq_core.report_charts import (
     loss_curves,
     shares,
 )
+from apiq_core.report_page import flat, page, tile_row, time_and_memory
 from apiq_core.report_parts import facts, legend, note, row, section, swatch, table
-from apiq_core.report_style import STYLE
 from apiq_core.report_text import (
     ABSENT,
     calibrated_on,
-    duration,
     finite,
     has_adapter,
     how,
@@ -32,24 +30,12 @@ from apiq_core.report_text import (
     width,
 )
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-
 
 def report_html(report: dict[str, Any]) -> str:
     """The page for a `Report.model_dump(mode="json")`."""
     title = f"{report['model']} at {width(report)}"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("title", title),
-        tag("style", Html(STYLE)),
-    )
-    body = tag(
-        "body",
-        tag("h1", title),
+    return page(
+        title,
         note(how(report)),
         _tiles(report),
         _warnings(report["warnings"]),
@@ -59,11 +45,10 @@ def report_html(report: dict[str, Any]) -> str:
         _errors(report["blocks"]),
         _losses(report),
         _polish(report["polish"]),
-        _time_and_memory(report),
-        section("Settings", facts(_flat(report["config"]))),
+        time_and_memory(report["seconds"], report["peak_memory_bytes"], report["device"]),
+        section("Settings", facts(flat(report["config"]))),
         section("Made with", facts(_made_with(report))),
     )
-    return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
 
 
 def _tiles(report: dict[str, Any]) -> Html:
@@ -81,11 +66,7 @@ def _tiles(report: dict[str, Any]) -> Html:
     split = split if has_adapter(report) else "no adapter"
     tiles.append(("Bits per weight", made.bits_per_weight, split))
     tiles.append(("Files", made.stored, f"full precision {size(stored['source'])}"))
-    cells = (
-        tag("div", tag("dt", name), tag("dd", figure, class_="figure"), tag("dd", x, class_="note"))
-        for name, figure, x in tiles
-    )
-    return tag("dl", *cells, class_="tiles")
+    return tile_row(tiles)
 
 
 def _warnings(warnings: Sequence[str]) -> Html:
@@ -277,36 +258,6 @@ def _polish(polish: dict[str, Any] | None) -> Html:
     )
 
 
-def _time_and_memory(report: dict[str, Any]) -> Html:
-    seconds, memory = report["seconds"], report["peak_memory_bytes"]
-    phases = [name for name in seconds if name != "total"]
-    longest = max([finite(seconds[name]) or 0 for name in phases], default=0)
-    largest = max([finite(value) or 0 for value in memory.values()], default=0)
-    rows = [
-        row(
-            (
-                name,
-                duration(seconds[name]),
-                shares([("a", finite(seconds[name]) or 0)], longest),
-                size(memory[name]) if name in memory else ABSENT,
-                shares([("b", finite(memory.get(name)) or 0)], largest),
-            )
-        )
-        for name in phases
-    ]
-    if "total" in seconds:
-        rows.append(
-            row(("in all", duration(seconds["total"]), "", size(largest), ""), class_="ours")
-        )
-    columns = ("phase", "time", "", "peak memory", "")
-    where = "by the process" if report["device"] == "cpu" else f"on {report['device']}"
-    return section(
-        "Time and memory",
-        table(columns, rows, barred=(2, 4)),
-        note(f"Memory: the most that was held {where} at once."),
-    )
-
-
 def _made_with(report: dict[str, Any]) -> dict[str, Any]:
     counts = {
         "model_type": report["model_type"],
@@ -316,13 +267,3 @@ def _made_with(report: dict[str, Any]) -> dict[str, Any]:
         "device": report["device"],
     }
     return {**counts, **report["versions"]}
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            flat[prefix + name] = ", ".join(value) if isinstance(value, list) else value
-    return flat
