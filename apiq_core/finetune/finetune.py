@@ -25,7 +25,9 @@ from apiq_core.finetune.identity import identify
 from apiq_core.finetune.mixed_precision import use_matmul_dtype
 from apiq_core.finetune.model_card import model_card
 from apiq_core.finetune.packed_model import load_model, packed_layers
+from apiq_core.finetune.projection import projected
 from apiq_core.finetune.report import FinetuneReport, Scores
+from apiq_core.finetune.report_html import report_html
 from apiq_core.finetune.train import Run, mean_loss, train
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
@@ -121,8 +123,11 @@ def finetune(
             points=state.points,
             seconds=meter.seconds,
             peak_memory_bytes=meter.peak_memory_bytes,
+            projected_memory_bytes=projected(run, meter.peak_memory_bytes["training"]),
+            device=target.type,
         )
     write_text(out_dir / "report.json", report.model_dump_json(indent=2) + "\n")
+    write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
     write_text(out_dir / "README.md", model_card(report, is_job=packed_layers(model) != {}))
     run.checkpoint_file.unlink(missing_ok=True)
     return report

@@ -43,7 +43,7 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))"""
                 "| | before | after |\n|---|---:|---:|\n"
                 f"| loss, nats per token | {loss.before:.4f} | {loss.after:.4f} |\n"
                 f"| perplexity | {perplexity.before:.2f} | {perplexity.after:.2f} |" + answers,
-                "`report.json` has every figure and the curves.",
+                "`report.html` and `report.json` have every figure and the curves.",
                 "## Load it",
                 code("sh", f"pip install torch {READERS}"),
                 code("python", load),

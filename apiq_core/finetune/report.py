@@ -31,6 +31,8 @@ class FinetuneReport(BaseModel):
     points: list[Point]  # the curves
     seconds: dict[str, float]  # by phase
     peak_memory_bytes: dict[str, int]
+    projected_memory_bytes: dict[str, int]  # of larger models, trained the same way
+    device: str
     version: str = __version__
 
     def headline(self) -> dict[str, Any]:

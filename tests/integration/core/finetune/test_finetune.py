@@ -94,6 +94,7 @@ def test_it_learns_and_stock_tools_read_what_it_learned(
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "README.md",
         "adapter",
+        "report.html",
         "report.json",
     ]
     assert stock_loss(base, sums, tmp_path / "adapter") < 0.8 * stock_loss(
