@@ -13,6 +13,7 @@ from safetensors import safe_open
 from jobs import doorbell, intake, repository
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
+from jobs.intake import Order
 from jobs.job import Job
 from jobs.requests import QuantizeRequest
 from jobs.settings import Settings
@@ -37,9 +38,8 @@ def house(settings: Settings, database: Database, store: ArtifactStore) -> House
 
 
 def accept(house: House, **changes: Any) -> Job:
-    request = intake.resolve_request(
-        QuantizeRequest.model_validate(SMALL | changes), house.settings
-    )
+    order = Order(QuantizeRequest.model_validate(SMALL | changes))
+    request = intake.resolve_order(order, house.settings).request
     with house.database.begin() as connection:
         job = repository.accept(connection, type="quantize", input=request.to_input())
     doorbell.ring(house.settings, job)
