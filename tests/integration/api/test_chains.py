@@ -188,7 +188,7 @@ def test_the_same_request_makes_one_chain(service: Service, dataset: str) -> Non
 
 
 def test_waiting_for_a_base_is_not_waiting_for_a_worker(service: Service, dataset: str) -> None:
-    base, job = chain(service, dataset, max_pending_s=100)
+    _, job = chain(service, dataset, max_pending_s=100)
     claimed = service.claim()
 
     def later(seconds: int) -> None:
