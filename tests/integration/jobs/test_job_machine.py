@@ -113,11 +113,11 @@ class JobMachine(RuleBasedStateMachine):
     def holders(self) -> list[Job]:
         return [job for job in self.claimed if self.model.holder(job.id, job.attempt)]
 
-    # every life begins with a job that waits and one that runs
+    # every life begins with a job that waits and one that runs, maybe with one that waits for that
 
-    @initialize(first=wishes, second=wishes)
-    def start(self, first: Wish, second: Wish) -> None:
-        self.accept(first, None, True, "m")
+    @initialize(first=wishes, second=wishes, chain=st.booleans())
+    def start(self, first: Wish, second: Wish, chain: bool) -> None:
+        self.accept(first, None, True, "m", chain)
         self.wait(1)
         self.take("w1", "cuda" if first.device_class == "cuda" else "cpu")
         self.accept(second, None, False, "m")
