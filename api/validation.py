@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -113,10 +113,9 @@ def _model_at(root: type[BaseModel], path: Sequence[str | int]) -> type[BaseMode
     model: type[BaseModel] | None = root
     for part in path:
         field = model.model_fields.get(str(part)) if model else None
-        annotation = field.annotation if field else None
-        model = None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        models = (x for x in kinds if isinstance(x, type) and issubclass(x, BaseModel))
+        model = next(models, None)  # X of `X | None`
     return model
 
 

@@ -13,16 +13,21 @@ SEPARATOR = "__"  # between the name of a nested model and its field, in paramet
 
 
 def with_options_of(
-    config: type[BaseModel],
+    config: type[BaseModel], **nested: type[BaseModel]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace a command's `**config` by one option a field of `config`."""
-    return lambda command: _with_options(command, config)
+    """Replace a command's `**config` by one option a field of `config`, and of each of `nested`,
+    under its name."""
+    return lambda command: _with_options(command, config, nested)
 
 
-def _with_options(command: Callable[..., None], config: type[BaseModel]) -> Callable[..., None]:
+def _with_options(
+    command: Callable[..., None], config: type[BaseModel], nested: Mapping[str, type[BaseModel]]
+) -> Callable[..., None]:
     signature = inspect.signature(command)
     own = [x for x in signature.parameters.values() if x.kind is not inspect.Parameter.VAR_KEYWORD]
     generated = list(_parameters(config, ""))
+    for name, model in nested.items():
+        generated += _parameters(model, f"{name}{SEPARATOR}")
     required = [x for x in [*own, *generated] if x.default is inspect.Parameter.empty]
     optional = [x for x in [*generated, *own] if x.default is not inspect.Parameter.empty]
 

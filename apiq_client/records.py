@@ -27,6 +27,8 @@ class Job(_Record):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     retry_of: str | None = None  # the job that this one repeats
+    waits_for: str | None = None  # the job that has to succeed first, until it has
+    made_for: str | None = None  # the job whose request asked for this one too
     labels: dict[str, str] = {}
     metadata: dict[str, Any] = {}
     input: dict[str, Any] = {}  # the request, every default resolved

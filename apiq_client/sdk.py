@@ -81,7 +81,9 @@ class Client:
     def finetune(self, base: str, dataset: str, **fields: Any) -> Job:
         """Submit a job that trains the adapter of `base`, a quantize job, on `dataset`.
 
-        `base` may be a model id too. `fields` and a lost answer: as for `quantize`.
+        `base` may be a model id too; with `bits` (or `bits_per_weight`) the model is quantized
+        first, as `quantize={"method": "loftq"}` or its like says, by a job that the answer
+        `waits_for`. `fields` and a lost answer: as for `quantize`.
         """
         return self._submit({"type": "finetune", "base": base, "dataset": dataset, **fields})
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Bits = Literal[2, 3, 4, 8]
+BitsPerWeight = Annotated[float, Field(ge=2, le=8)]
 WIDTHS: tuple[int, ...] = get_args(Bits)
 Method = Literal[
     "apiq-bw", "apiq-lw", "rtn", "gptq", "awq", "omniquant", "loftq", "qlora", "gptq-lora"
@@ -173,10 +174,8 @@ def _exactly_one_width(schema: dict[str, Any]) -> None:
     ]
 
 
-class QuantizeConfig(_Strict):
-    """How to quantize a model."""
-
-    model_config = ConfigDict(json_schema_extra=_exactly_one_width)
+class _Width(_Strict):
+    """Of what is quantized; a class of its own so that it is read before all that depends on it."""
 
     bits: Bits | None = Field(
         None,
@@ -184,14 +183,17 @@ class QuantizeConfig(_Strict):
         "`bits_per_weight` is given.",
         examples=[2],
     )
-    bits_per_weight: float | None = Field(
+    bits_per_weight: BitsPerWeight | None = Field(
         None,
-        ge=2,
-        le=8,
         description="Instead of `bits` and `rank`: a budget for each quantized weight, scales, "
         "zero points and fp16 adapter included. Bits and rank of every layer are chosen for it "
         "from what they gain. Needs `apiq-bw` or `apiq-lw`, and adapter `lora`.",
     )
+
+
+class QuantizeOptions(_Strict):
+    """How to quantize a model, but for the width."""
+
     group_size: Literal[32, 64, 128, -1] | None = Field(
         None,
         description="Input channels that share a scale and a zero point: 32, 64, 128, or -1 for "
@@ -236,6 +238,12 @@ class QuantizeConfig(_Strict):
     training: Training = Field(default_factory=Training)  # type: ignore[arg-type]
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the windows.")
 
+
+class QuantizeConfig(QuantizeOptions, _Width):
+    """How to quantize a model."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one_width)
+
     def main_format(self) -> Format:
         """That of `model/`; for a config that `resolve` has filled in."""
         if self.formats is None:
@@ -259,6 +267,11 @@ class QuantizeConfig(_Strict):
         if rank is not None and info.data.get("bits_per_weight") is not None:
             raise ValueError("bits_per_weight chooses the ranks; legal: leave rank out")
         return rank
+
+    def may_have_adapter(self) -> bool:
+        """Whether something is stored for PEFT; for a config that `resolve` has filled in. A budget
+        may come to rank 0 everywhere."""
+        return self.method not in WITHOUT_ADAPTER and (self.rank != 0 or self.adapter == "ia3")
 
     def layer_spec(self) -> LayerSpec:
         """Of every linear layer of every block, where `bits` says it for all of them; for a config

@@ -1,22 +1,28 @@
 """What a finetune job is accepted on: its base and its dataset, as they are in that moment."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection
 
+from apiq_core.config import QuantizeConfig
 from apiq_core.errors import ApiQError, UserError
 from apiq_core.inspect import ModelFacts
-from jobs import datasets, models, repository
+from jobs import chains, datasets, models, repository
 from jobs.errors import DatasetNotFound, JobNotFound
-from jobs.requests import FinetuneRequest
+from jobs.job import Job
+from jobs.requests import WIDTH, FinetuneRequest, QuantizeRequest
 from jobs.settings import Settings
 from jobs.states import State
 
-MANIFEST = "manifest.json"  # of a job's artifacts; names the sha256 of every other
+READY = (State.QUEUED, State.RUNNING, State.SUCCEEDED)  # a base that has not ended is waited for
+OF_BOTH = (*WIDTH, "revision", "hub_token")  # fields that are called alike in both requests
 
 
 def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneRequest:
-    """The request with the revision of its model pinned. May ask the hub.
+    """The request with the revision of its model pinned, if it is to be trained as it is. May ask
+    the hub.
 
     Raises `UserError` where the model is unknown or the config does not fit it.
     """
@@ -29,25 +35,28 @@ def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneReques
                 value=request.revision,
             )
         return request
-    try:
+    with naming_base():
         located = models.locate(request.base, request.revision, settings, request.hub_token)
         facts = models.inspect(located)
-    except ApiQError as error:
-        if error.param == "model":
-            error.param = "base"
-        raise
-    _check_fit(request, facts)
+    check_length(request, facts.max_length)
+    check_rank(request, facts)
     return request.model_copy(update={"revision": located.revision})
 
 
-def check(connection: Connection, request: FinetuneRequest, owner: str) -> dict[str, Any]:
-    """What the input says beside the request; raises `UserError` for what cannot be read.
+def check_made(request: FinetuneRequest, base: QuantizeRequest, facts: ModelFacts) -> None:
+    """Whether training fits what `base`, a request that is resolved, will make of the model."""
+    check_length(request, facts.max_length)
+    check_adapter(request, base.config())
+    check_rank(request, facts)
 
-    Called in the transaction that accepts the job: neither base nor dataset is deleted before
-    its end.
+
+def lock_dataset(connection: Connection, request: FinetuneRequest, owner: str) -> str:
+    """The kind of the dataset, which nobody deletes before this transaction ends.
+
+    Raises `UserError(unknown_dataset)`.
     """
     try:
-        dataset = datasets.lock(connection, request.dataset, owner)
+        return datasets.lock(connection, request.dataset, owner).kind
     except DatasetNotFound:
         raise UserError(
             "unknown_dataset",
@@ -56,46 +65,82 @@ def check(connection: Connection, request: FinetuneRequest, owner: str) -> dict[
             value=request.dataset,
             legal="a dataset of GET /datasets",
         ) from None
-    pinned: dict[str, Any] = {"model": request.base, "dataset_kind": dataset.kind}
-    if request.base_job is not None:
-        pinned |= _check_base_job(connection, request.base_job, owner)
-    return pinned
 
 
-def _check_base_job(connection: Connection, job_id: str, owner: str) -> dict[str, Any]:
+def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, owner: str) -> Job:
+    """The job that is trained on, which neither ends nor is deleted before this transaction ends.
+
+    Raises `UserError` where it cannot be trained on.
+    """
     try:
-        job = repository.lock(connection, job_id, owner)
+        job = repository.lock(connection, base_id, owner)
     except JobNotFound:
         raise UserError(
             "base_not_found",
-            f"base is {job_id}; there is no such job",
+            f"base is {base_id}; there is no such job",
             param="base",
-            value=job_id,
-            legal="a quantize job of GET /jobs?state=succeeded",
+            value=base_id,
+            legal="a quantize job of GET /jobs",
         ) from None
-    if job.type != "quantize" or job.state != State.SUCCEEDED:
+    if job.type != "quantize" or job.state not in READY:
         raise UserError(
             "base_not_ready",
-            f"base is {job_id}, a {job.type} job that is {job.state}; legal: a quantize job that "
-            "has succeeded",
+            f"base is {base_id}, a {job.type} job that is {job.state}; legal: a quantize job that "
+            "has succeeded, or that is queued or running",
             param="base",
-            value=job_id,
+            value=base_id,
         )
-    files = repository.artifacts_of(connection, job_id)
-    (manifest,) = [file for file in files if file.path == MANIFEST]
-    return {"model": job.input["model"], "base_manifest_sha256": manifest.sha256}
+    if (context_length := job.input.get("context_length")) is not None:
+        check_length(request, context_length)
+    check_adapter(request, QuantizeRequest.from_input(job.input).config())
+    return job
 
 
-def _check_fit(request: FinetuneRequest, facts: ModelFacts) -> None:
-    if request.max_length > facts.max_length:
+def pinned_of(connection: Connection, base: Job) -> dict[str, Any]:
+    """What the input says of a base; of one that has not ended only what is known by now."""
+    pinned: dict[str, Any] = {"model": base.input["model"]}
+    if base.state == State.SUCCEEDED:
+        pinned |= chains.pinned_of(connection, base)
+    return pinned
+
+
+@contextmanager
+def naming_base(options: str = "") -> Iterator[None]:
+    """Errors name fields of a finetune request: `base` for `model`, `OPTIONS.rank` for `rank`."""
+    try:
+        yield
+    except ApiQError as error:
+        if error.param == "model":
+            error.param = "base"
+        elif options and error.param is not None and error.param not in OF_BOTH:
+            error.param = f"{options}.{error.param}"
+        raise
+
+
+def check_length(request: FinetuneRequest, context_length: int) -> None:
+    if request.max_length > context_length:
         raise UserError(
             "length_exceeds_context",
             f"max_length is {request.max_length}; the context of {request.base} has "
-            f"{facts.max_length} tokens",
+            f"{context_length} tokens",
             param="max_length",
             value=request.max_length,
-            legal={"at_most": facts.max_length},
+            legal={"at_most": context_length},
         )
+
+
+def check_adapter(request: FinetuneRequest, base: QuantizeConfig) -> None:
+    if request.rank is not None and base.may_have_adapter():
+        raise UserError(
+            "illegal_rank",
+            f"rank is {request.rank}, but the base has an adapter, of method {base.method}, whose "
+            "ranks are kept; legal: no rank",
+            param="rank",
+            value=request.rank,
+        )
+
+
+def check_rank(request: FinetuneRequest, facts: ModelFacts) -> None:
     narrowest = min(min(layer.d_in, layer.d_out) for layer in facts.linears)
     if request.rank is not None and request.rank > narrowest:
         raise UserError(

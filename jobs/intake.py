@@ -11,18 +11,20 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from apiq_core.errors import UserError
+from apiq_core.inspect import ModelFacts
 from apiq_core.resolve import resolve
 from jobs import datasets, finetunes, models, quotas, repository, secrets, texts
 from jobs.database import Database
 from jobs.errors import (
     DatasetNotFound,
     IdempotencyKeyReused,
+    JobNotFound,
     JobNotRetryable,
     QuotaExceeded,
 )
 from jobs.job import Job
 from jobs.repository import NewJob
-from jobs.requests import FinetuneRequest, JobRequest, QuantizeRequest, request_of
+from jobs.requests import JobFields, JobRequest, QuantizeRequest, request_of
 from jobs.rows import job_from_row
 from jobs.schema import jobs
 from jobs.settings import Settings
@@ -41,13 +43,24 @@ class RequestName:
 
 @dataclass(frozen=True)
 class Order:
-    """A request for a job, and whose it is. `pinned` is what its input says of the base."""
+    """A request for a job, and whose it is. `pinned` is what its input says beside the request.
+
+    `base` is the order of the job that is made for it, and that it waits for; without such a one
+    `waits_for` may name a job that is there already.
+    """
 
     request: JobRequest
     owner: str = ""
     name: RequestName | None = None
     retry_of: str | None = None
     pinned: Mapping[str, Any] = field(default_factory=dict)
+    base: "Order | None" = None
+    waits_for: str | None = None
+
+    @property
+    def parts(self) -> "list[Order]":
+        """The orders of the jobs that it makes, itself last."""
+        return [self] if self.base is None else [self.base, self]
 
 
 def submit(database: Database, order: Order, settings: Settings) -> Job:
@@ -76,8 +89,7 @@ def submit_all(
     for number, order in enumerate(orders):
         if number not in answers:
             try:
-                request = resolve_request(order.request, settings)
-                resolved[number] = replace(order, request=request)
+                resolved[number] = resolve_order(order, settings)
             except Exception as error:
                 answers[number] = error
     if resolved:
@@ -117,19 +129,35 @@ def _earlier(connection: Connection, order: Order) -> Job | IdempotencyKeyReused
 
 
 def accept(connection: Connection, order: Order, settings: Settings) -> Job:
-    """Write the job of an order that `resolve_request` has filled in. Ring after the commit."""
+    """Write the job of an order that `resolve_order` has filled in. Ring after the commit."""
     return _accept(connection, [order], settings)[0]
 
 
 def _accept(connection: Connection, orders: Sequence[Order], settings: Settings) -> list[Job]:
-    for owner, number in Counter(order.owner for order in orders).items():
+    for owner, number in Counter(o.owner for order in orders for o in order.parts).items():
         quotas.check_queue(connection, owner, number, settings)
     orders = [_check_inputs(connection, order) for order in orders]
-    jobs = repository.accept_all(connection, [_new_job(order) for order in orders])
-    for order, job in zip(orders, jobs, strict=True):
-        if order.request.hub_token is not None:
-            secrets.put(connection, job.id, order.request.hub_token, settings)
-    return jobs
+    written = iter(
+        repository.accept_all(connection, [new for order in orders for new in _new_jobs(order)])
+    )
+    answers: list[Job] = []
+    for order in orders:
+        for part in order.parts:
+            job = next(written)
+            if part.request.hub_token is not None:
+                secrets.put(connection, job.id, part.request.hub_token, settings)
+        answers.append(job)
+    return answers
+
+
+def _new_jobs(order: Order) -> list[NewJob]:
+    """One for each of its parts; of two, each names the other."""
+    if order.base is None:
+        return [_new_job(order)]
+    base = _new_job(order.base)
+    request = order.request.model_copy(update={"base": base.id, "revision": None})
+    job = _new_job(replace(order, request=request, waits_for=base.id))
+    return [replace(base, made_for=job.id), job]
 
 
 def _new_job(order: Order) -> NewJob:
@@ -145,6 +173,7 @@ def _new_job(order: Order) -> NewJob:
         max_pending_s=request.max_pending_s,
         max_runtime_s=request.max_runtime_s,
         retry_of=order.retry_of,
+        waits_for=order.waits_for,
         idempotency_key=None if name is None else name.idempotency_key,
         body_sha256=None if name is None else name.body_sha256,
     )
@@ -176,6 +205,7 @@ def retry(
 ) -> Job:
     """A new job that asks for the same, of the same owner. Its hub token was wiped: bring it.
 
+    A finetune job whose base has not succeeded and will not is repeated together with that.
     Raises `JobNotFound`, `JobNotRetryable`, `QuotaExceeded`.
     """
     if hub_token is not None:
@@ -183,35 +213,60 @@ def retry(
     old = repository.get(connection, job_id, owner)
     if old.state not in RETRYABLE:
         raise JobNotRetryable(f"{job_id} is {old.state}; legal: failed or cancelled")
-    fields = {
-        name: getattr(old, name)
-        for name in (
-            "labels",
-            "metadata",
-            "priority",
-            "device_class",
-            "max_pending_s",
-            "max_runtime_s",
-        )
-    }
+    lost_base = _lost_base(connection, old)
+    if lost_base is None:
+        return accept(connection, _again(old, hub_token), settings)
+    base = _again(lost_base, hub_token)
+    return accept(connection, replace(_again(old, None), base=base), settings)
+
+
+def _again(old: Job, hub_token: SecretStr | None) -> Order:
+    fields = {name: getattr(old, name) for name in JobFields.model_fields if name != "hub_token"}
     request = request_of(old.input, **fields, hub_token=hub_token)
-    return accept(connection, Order(request, old.owner, retry_of=old.id), settings)
+    pinned = {name: old.input[name] for name in request.PINNED if name in old.input}
+    return Order(request, old.owner, retry_of=old.id, pinned=pinned)
 
 
-def resolve_request(request: JobRequest, settings: Settings) -> JobRequest:
-    """The request with nothing left open. Asks the hub, so never call it in a transaction.
+def _lost_base(connection: Connection, job: Job) -> Job | None:
+    """What a finetune job was to train on, if that is there and will never be trained on."""
+    try:
+        base = repository.get(connection, job.input.get("base", ""), job.owner)
+    except JobNotFound:
+        return None
+    return base if base.state in (*RETRYABLE, State.CANCELLING) else None
+
+
+def resolve_order(order: Order, settings: Settings) -> Order:
+    """The order with nothing left open. Asks the hub, so never call it in a transaction.
 
     Raises `UserError` where the model is unknown or the config does not fit it.
     """
+    request = order.request
     if request.hub_token is not None:
         secrets.check_can_keep(settings)
-    if isinstance(request, FinetuneRequest):
-        return finetunes.resolve_base(request, settings)
+    if isinstance(request, QuantizeRequest):
+        return _resolved(order, request, settings)[0]
+    made = request.base_request()
+    if made is None:
+        return replace(order, request=finetunes.resolve_base(request, settings))
+    with finetunes.naming_base("quantize"):
+        base, facts = _resolved(Order(made, order.owner), made, settings)
+    assert isinstance(base.request, QuantizeRequest)
+    finetunes.check_made(request, base.request, facts)
+    # the token goes with the job that reads the model
+    return replace(order, request=request.model_copy(update={"hub_token": None}), base=base)
+
+
+def _resolved(
+    order: Order, request: QuantizeRequest, settings: Settings
+) -> tuple[Order, ModelFacts]:
+    """The order of a quantize request with nothing left open, and its model."""
     located = models.locate(request.model, request.revision, settings, request.hub_token)
-    config = resolve(request.config(), models.inspect(located))
+    facts = models.inspect(located)
+    config = resolve(request.config(), facts)
     calibration_source = config.calibration.source or texts.default_source(settings)
     evaluation_source = config.evaluation.source or calibration_source
-    return request.model_copy(
+    request = request.model_copy(
         update={
             **{name: getattr(config, name) for name in type(config).model_fields},
             "revision": located.revision,
@@ -219,14 +274,30 @@ def resolve_request(request: JobRequest, settings: Settings) -> JobRequest:
             "evaluation": config.evaluation.model_copy(update={"source": evaluation_source}),
         }
     )
+    return replace(order, request=request, pinned={"context_length": facts.max_length}), facts
 
 
 def _check_inputs(connection: Connection, order: Order) -> Order:
     """What a job reads is there, and nobody deletes it before this transaction ends."""
-    if isinstance(order.request, FinetuneRequest):
-        return replace(order, pinned=finetunes.check(connection, order.request, order.owner))
-    check_datasets(connection, order.request, order.owner)
-    return order
+    request = order.request
+    if isinstance(request, QuantizeRequest):
+        check_datasets(connection, request, order.owner)
+        return order
+    pinned: dict[str, Any] = {
+        "model": request.base,
+        "dataset_kind": finetunes.lock_dataset(connection, request, order.owner),
+    }
+    waits_for = None
+    if order.base is not None:
+        assert isinstance(order.base.request, QuantizeRequest)
+        with finetunes.naming_base("quantize"):
+            check_datasets(connection, order.base.request, order.owner)
+        pinned["model"] = order.base.request.model
+    elif request.base_job is not None:
+        base = finetunes.lock_base(connection, request, request.base_job, order.owner)
+        pinned |= finetunes.pinned_of(connection, base)
+        waits_for = None if base.is_terminal else base.id
+    return replace(order, pinned=pinned, waits_for=waits_for)
 
 
 def check_datasets(connection: Connection, request: QuantizeRequest, owner: str) -> None:

@@ -27,6 +27,8 @@ class Job:
     labels: dict[str, str]  # to find it by
     metadata: dict[str, Any]  # the client's; kept, never read
     retry_of: str | None  # the job that this one repeats
+    waits_for: str | None  # the job that has to succeed first; exactly while it has not ended
+    made_for: str | None  # the job whose request asked for this one too
     idempotency_key: str | None  # the client's name for the request that made it
     body_sha256: str | None  # of that request; exactly if it has an idempotency key
     progress: dict[str, Any] | None  # done, total, unit, percent, eta_seconds
@@ -36,7 +38,7 @@ class Job:
     started_at: datetime | None  # of the first attempt
     finished_at: datetime | None  # exactly if it is terminal
     cancel_requested_at: datetime | None
-    max_pending_s: int | None  # from acceptance to the first claim
+    max_pending_s: int | None  # from acceptance, or the end of `waits_for`, to the first claim
     max_runtime_s: int | None  # from the first claim to the end, pauses included
     expires_at: datetime | None  # when the one of the two that counts now is over
     deleted_at: datetime | None  # nobody sees it any more; a sweep removes it

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, update
 
-from jobs import quotas
+from jobs import chains, quotas
 from jobs.clock import from_now, now
 from jobs.errors import CancelRequested, LeaseLost
 from jobs.job import Artifact, Job
@@ -45,6 +45,7 @@ def claim(
     """
     runnable = [
         jobs.c.state == State.QUEUED,
+        jobs.c.waits_for.is_(None),
         jobs.c.run_after <= now(),
         or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > now()),
         jobs.c.device_class.in_([ANY_DEVICE, device_class]),
@@ -124,7 +125,8 @@ def publish(
     files: Sequence[Artifact],
     metrics: Mapping[str, Any],
 ) -> Job:
-    """Make the files visible and end the job `succeeded`: one commit.
+    """Make the files visible and end the job `succeeded`: one commit, in which those that waited
+    for it may go on.
 
     Raises `CancelRequested` if a cancel came first, `LeaseLost`.
     """
@@ -138,6 +140,7 @@ def publish(
     )
     for file in files:
         connection.execute(insert(artifacts).values(job_id=job_id, **vars(file)))
+    chains.settle(connection, job)
     return job
 
 
@@ -208,6 +211,8 @@ def _end(
     """The end of an attempt."""
     job = change(connection, *_held(job_id, attempt), to=to, events=events, values=values)
     if job is not None:
+        if to in (State.FAILED, State.CANCELLED):
+            chains.settle(connection, job)
         return job
     if look(connection, job_id, attempt).cancel:
         raise CancelRequested(f"{job_id} is to be cancelled")

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 
-from jobs import leases, repository
+from jobs import chains, leases, repository
 from jobs.clock import from_now, now
 from jobs.errors import JobInUse
 from jobs.job import Job
@@ -75,6 +75,7 @@ def sweep(connection: Connection, settings: Settings) -> Swept:
     goes_on = jobs.c.state != State.CANCELLING
     for job in _pick(connection, jobs.c.expires_at < _once(now()), goes_on):
         taken_back.append(_expire(connection, job))
+    _settle_missed(connection)
     if settings.retention_days is not None:
         oldest = from_now(-settings.retention_days * DAY_S)
         for job in _pick(connection, jobs.c.finished_at < oldest, jobs.c.deleted_at.is_(None)):
@@ -148,13 +149,23 @@ def _expire(connection: Connection, job: Job) -> Job:
         values={"error": error},
     )
     assert ended is not None  # this transaction has locked the row
+    chains.settle(connection, ended)
     return ended
+
+
+def _settle_missed(connection: Connection) -> None:
+    """Whoever ends a job settles it, but for a worker of a version that knew nothing of chains."""
+    missed = _pick(connection, chains.base_has_ended())
+    bases = select(jobs).where(jobs.c.id.in_({job.waits_for for job in missed}))
+    for row in connection.execute(bases).all() if missed else ():
+        chains.settle(connection, job_from_row(row))
 
 
 def _to_ring(connection: Connection, settings: Settings) -> list[Job]:
     waiting = _pick(
         connection,
         jobs.c.state == State.QUEUED,
+        jobs.c.waits_for.is_(None),
         jobs.c.run_after <= now(),
         jobs.c.rung_at < _once(from_now(-settings.ring_again_s)),
         order=(jobs.c.rung_at, jobs.c.id),

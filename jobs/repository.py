@@ -22,6 +22,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
+from jobs import chains
 from jobs.clock import Timestamp, now
 from jobs.errors import (
     InvalidCursor,
@@ -76,6 +77,7 @@ class NewJob:
 
     type: str
     input: Mapping[str, Any]
+    id: str = field(default_factory=new_job_id)
     labels: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     device_class: str = ANY_DEVICE
@@ -84,6 +86,8 @@ class NewJob:
     max_pending_s: int | None = None
     max_runtime_s: int | None = None
     retry_of: str | None = None
+    waits_for: str | None = None
+    made_for: str | None = None
     idempotency_key: str | None = None
     body_sha256: str | None = None
 
@@ -98,14 +102,7 @@ def accept_all(connection: Connection, new: Sequence[NewJob]) -> list[Job]:
 
     All or none: raises `IntegrityError` if another job has just taken one's idempotency key.
     """
-    rows = [
-        vars(one)
-        | {
-            "id": new_job_id(),
-            "max_pending_ms": None if one.max_pending_s is None else one.max_pending_s * 1000,
-        }
-        for one in new
-    ]
+    rows = [vars(one) | {"max_pending_ms": _max_pending_ms(one)} for one in new]
     written = {row.id: job_from_row(row) for row in connection.execute(_ACCEPT, rows)}
     jobs = [written[row["id"]] for row in rows]
     labels = [
@@ -122,6 +119,13 @@ def accept_all(connection: Connection, new: Sequence[NewJob]) -> list[Job]:
     return jobs
 
 
+def _max_pending_ms(new: NewJob) -> int | None:
+    """What waits for another job is not to blame for it: its time begins when that has ended."""
+    if new.max_pending_s is None or new.waits_for is not None:
+        return None
+    return new.max_pending_s * 1000
+
+
 def get(connection: Connection, job_id: str, owner: str | None = None) -> Job:
     """The job; raises `JobNotFound`."""
     query = _GET if owner is None else _GET_OF_OWNER
@@ -132,7 +136,7 @@ def get(connection: Connection, job_id: str, owner: str | None = None) -> Job:
 
 
 def lock(connection: Connection, job_id: str, owner: str | None = None) -> Job:
-    """As `get`, and nobody deletes it before this transaction ends."""
+    """As `get`, and nobody ends or deletes it before this transaction ends."""
     query = select(jobs).where(jobs.c.id == job_id, *_visible(owner)).with_for_update()
     row = connection.execute(query).one_or_none()
     if row is None:
@@ -191,21 +195,28 @@ def list_jobs(
 def request_cancel(connection: Connection, job_id: str, owner: str | None = None) -> Job:
     """Ask for the end of a job: a queued one is cancelled at once, a running one is cancelling.
 
-    Asking twice is no error. Raises `JobNotFound`, `JobAlreadyFinished`.
+    So is the job that was made for it, if it waits for that one still and no other does. Asking
+    twice is no error. Raises `JobNotFound`, `JobAlreadyFinished`.
     """
     this = (jobs.c.id == job_id, *_visible(owner))
+    base_id = connection.execute(select(jobs.c.waits_for).where(*this)).scalar()
+    if base_id is not None:  # the base first, as who ends that does
+        connection.execute(select(jobs.c.id).where(jobs.c.id == base_id).with_for_update())
     # locked first: a job that is drained between the two steps would slip through both
-    connection.execute(select(jobs.c.id).where(*this).with_for_update())
+    base_id = connection.execute(select(jobs.c.waits_for).where(*this).with_for_update()).scalar()
     values = {"cancel_requested_at": now()}
     queued = (*this, jobs.c.state == State.QUEUED)
     job = change(
         connection, *queued, to=State.CANCELLED, events=[("cancelled", {})], values=values
     ) or change(connection, *this, to=State.CANCELLING, events=[("cancelling", {})], values=values)
-    if job is not None:
-        return job
-    job = get(connection, job_id, owner)
-    if job.state in (State.SUCCEEDED, State.FAILED):
-        raise JobAlreadyFinished(f"{job_id} has {job.state} already")
+    if job is None:
+        job = get(connection, job_id, owner)
+        if job.state in (State.SUCCEEDED, State.FAILED):
+            raise JobAlreadyFinished(f"{job_id} has {job.state} already")
+    elif job.state == State.CANCELLED:
+        chains.settle(connection, job)
+        if base_id is not None and chains.is_needless(connection, base_id, job):
+            request_cancel(connection, base_id)
     return job
 
 

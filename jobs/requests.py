@@ -9,9 +9,25 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 
-from apiq_core.config import LEGAL_MODEL_ID, MODEL_ID, QuantizeConfig, is_model_id
+from apiq_core.config import (
+    LEGAL_MODEL_ID,
+    MODEL_ID,
+    Bits,
+    BitsPerWeight,
+    QuantizeConfig,
+    QuantizeOptions,
+    is_model_id,
+)
 from apiq_core.finetune.config import FinetuneConfig
 
 JOB_ID = re.compile(r"job_[0-9a-f-]{32,36}")
@@ -27,6 +43,7 @@ LABEL_VALUE_CHARACTERS = 255
 LABEL_COUNT = 32
 METADATA_BYTES = 16 * 1024
 MAX_LIMIT_S = 366 * 24 * 3600
+WIDTH = ("bits", "bits_per_weight")  # the fields of which a quantize job has one
 
 
 def _check_model_id(text: str) -> str:
@@ -134,6 +151,15 @@ class JobFields(BaseModel):
     )
     hub_token: HubToken | None = None
 
+    # what the input of a job says beside its request: to find the job by, and to check it by
+    PINNED: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_input(cls, job_input: Mapping[str, Any], **fields: Any) -> Self:
+        """The request that a job's `input` came from; `fields` are those of the job itself."""
+        asked = {name: value for name, value in job_input.items() if name not in cls.PINNED}
+        return cls.model_validate(asked | fields)
+
     def body_sha256(self) -> str:
         """The same for requests that ask for the same, however they spell it."""
         plain = self.model_dump(mode="json", exclude={"hub_token"})
@@ -157,6 +183,8 @@ class QuantizeRequest(QuantizeConfig, JobFields):
         "`local:...`, a fingerprint of its content.",
     )
 
+    PINNED = ("context_length",)  # tokens; `max_length` of a finetune job must not exceed it
+
     def config(self) -> QuantizeConfig:
         """The part that the core understands."""
         return QuantizeConfig.model_validate(
@@ -164,7 +192,8 @@ class QuantizeRequest(QuantizeConfig, JobFields):
         )
 
     def to_input(self) -> dict[str, Any]:
-        """As `Job.input` holds it; `JobFields` are fields of the job itself, or secret."""
+        """As `Job.input` holds it, but for what is `PINNED`; `JobFields` are fields of the job
+        itself, or secret."""
         config = self.config().model_dump(mode="json")
         return {
             "type": self.type,
@@ -174,12 +203,17 @@ class QuantizeRequest(QuantizeConfig, JobFields):
 
 
 class FinetuneRequest(FinetuneConfig, JobFields):
-    """A model to finetune, and on what. `type`, `base` and `dataset` suffice."""
+    """A model to finetune, and on what. `type`, `base` and `dataset` suffice.
+
+    With `bits` or `bits_per_weight` it asks for two jobs: one that quantizes the model `base`, and
+    one that waits for it and trains on it.
+    """
 
     type: Literal["finetune"] = Field(description="What kind of job this is.")
     base: Annotated[str, AfterValidator(_check_base)] = Field(
-        description="What is trained: a quantize job that has succeeded (`job_...`), whose adapter "
-        "is trained around its packed integers, or a model id, whose weights stay as they are.",
+        description="What is trained: a quantize job (`job_...`), whose adapter is trained around "
+        "its packed integers once it has succeeded, or a model id. A model is quantized first if "
+        "`bits` or `bits_per_weight` says so; else its weights stay as they are.",
         examples=["job_019ab6f2-6c1d-7f04-8a53-c2f1d09e7b44"],
     )
     revision: Revision | None = Field(
@@ -190,20 +224,58 @@ class FinetuneRequest(FinetuneConfig, JobFields):
         description="The rows to train on: `ds_...`, an uploaded dataset.",
         examples=["ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11"],
     )
+    bits: Bits | None = Field(
+        None,
+        description="Of a base that is a model: quantize it first, to 2, 3, 4 or 8 bits. This "
+        "makes two jobs; the answer is the one that trains, its `waits_for` names the other.",
+    )
+    bits_per_weight: BitsPerWeight | None = Field(
+        None, description="Instead of `bits`: a budget, as for quantizing."
+    )
+    quantize: QuantizeOptions | None = Field(
+        None,
+        description="With `bits` or `bits_per_weight`: the other fields of a quantize job, as in "
+        '`{"method": "loftq"}`.',
+        examples=[{"method": "loftq"}],
+    )
 
-    # what `to_input` adds once the base is known: to find the job by, and to check it by
-    PINNED: ClassVar = ("model", "base_manifest_sha256", "dataset_kind")
+    PINNED = ("model", "base_manifest_sha256", "dataset_kind")
 
+    # checks of fields, not of the model, so that an error names its field
+    @field_validator("bits", "bits_per_weight")
     @classmethod
-    def from_input(cls, job_input: Mapping[str, Any], **fields: Any) -> Self:
-        """The request that a job's `input` came from; `fields` are those of the job itself."""
-        asked = {name: value for name, value in job_input.items() if name not in cls.PINNED}
-        return cls.model_validate(asked | fields)
+    def _of_a_model(cls, width: float | None, info: ValidationInfo) -> float | None:
+        if width is not None and JOB_ID.fullmatch(info.data.get("base", "")):
+            raise ValueError("base is a job; legal only where it is the id of a model")
+        if width is not None and info.field_name != "bits" and info.data.get("bits"):
+            raise ValueError(f"bits is given too, {info.data['bits']}; legal: one of them")
+        return width
+
+    @field_validator("quantize")
+    @classmethod
+    def _of_a_width(
+        cls, options: QuantizeOptions | None, info: ValidationInfo
+    ) -> QuantizeOptions | None:
+        width = {name: info.data.get(name, 0) for name in WIDTH}  # 0 where it is wrong itself
+        if options is None or 0 in width.values():
+            return options
+        if not any(width.values()):
+            raise ValueError("legal only with bits or bits_per_weight, which quantize the base")
+        QuantizeConfig.model_validate(width | options.model_dump(exclude_unset=True))
+        return options
 
     @property
     def base_job(self) -> str | None:
         """The id of the quantize job that is trained on; None for a model."""
         return self.base if JOB_ID.fullmatch(self.base) else None
+
+    def base_request(self) -> QuantizeRequest | None:
+        """What makes the base, if a model is to be quantized first. It takes the hub token."""
+        if self.bits is None and self.bits_per_weight is None:
+            return None
+        shared = {name: getattr(self, name) for name in (*JobFields.model_fields, *WIDTH)}
+        place = {"model": self.base, "revision": self.revision}
+        return QuantizeRequest.model_validate(place | shared | dict(self.quantize or ()))
 
     def config(self) -> FinetuneConfig:
         """The part that the core understands."""
@@ -222,6 +294,5 @@ JobRequest = QuantizeRequest | FinetuneRequest
 
 def request_of(job_input: Mapping[str, Any], **fields: Any) -> JobRequest:
     """The request that a job's `input` came from; `fields` are those of the job itself."""
-    if job_input["type"] == "finetune":
-        return FinetuneRequest.from_input(job_input, **fields)
-    return QuantizeRequest.model_validate(dict(job_input) | fields)
+    kind = FinetuneRequest if job_input["type"] == "finetune" else QuantizeRequest
+    return kind.from_input(job_input, **fields)

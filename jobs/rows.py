@@ -43,7 +43,7 @@ def change(
         if to is State.QUEUED:
             changed |= {"rung_at": NEVER}
         if to in TERMINAL:
-            changed |= {"finished_at": now(), "expires_at": None}
+            changed |= {"finished_at": now(), "expires_at": None, "waits_for": None}
     statement = update(jobs).where(*conditions).values(changed).returning(*jobs.c)
     row = connection.execute(statement).one_or_none()
     if row is None:

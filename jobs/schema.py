@@ -76,6 +76,12 @@ jobs = Table(
     Column("lease_until", Timestamp),
     Column("worker_id", String(100)),
     Column("loss_block", Integer),
+    Column(
+        "waits_for",
+        String(40),
+        CheckConstraint(f"waits_for IS NULL OR state = '{State.QUEUED}'", name="waits_for"),
+    ),
+    Column("made_for", String(40)),
     CheckConstraint(f"state IN ({_states(frozenset(State))})", name="state"),
     CheckConstraint(f"(state IN ({_states(HELD)})) = (lease_until IS NOT NULL)", name="lease"),
     CheckConstraint(
@@ -104,7 +110,7 @@ def _partial(name: str, condition: str, *columns: ColumnElement[Any], unique: bo
 # claim: the best runnable row; priority, then age (ids are ordered by time). The state comes first
 # although it is always the same: without statistics, which nobody gathers for it, SQLite would
 # rather search ix_jobs_state_id and sort the whole queue
-_is_queued = f"state = '{State.QUEUED}'"
+_is_queued = f"state = '{State.QUEUED}' AND waits_for IS NULL"
 _partial("ix_jobs_claim", _is_queued, jobs.c.state, jobs.c.priority.desc(), jobs.c.id)
 # one job a key
 _partial(
@@ -114,6 +120,8 @@ _partial(
     jobs.c.idempotency_key,
     unique=True,
 )
+# who waits for a job, when that ends
+_partial("ix_jobs_waits_for", "waits_for IS NOT NULL", jobs.c.waits_for)
 # sweep: jobs nobody was told of for longest, leases that lapsed, limits that are over, what is
 # old, what is deleted
 _partial("ix_jobs_rung", _is_queued, jobs.c.state, jobs.c.rung_at, jobs.c.id)

@@ -35,7 +35,7 @@ def quantize_job(link: Link) -> dict[str, Any]:
     spec = link.spec
     scratch_dir = Path(spec.scratch_dir)
     settings = Settings(**spec.settings)
-    request = QuantizeRequest.model_validate(spec.input)
+    request = QuantizeRequest.from_input(spec.input)
     config = request.config()
 
     link.on_event(Event("phase", {"phase": "downloading"}))

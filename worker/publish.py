@@ -8,17 +8,17 @@ from typing import Any
 import stamina
 import structlog
 
-from jobs.artifacts import ArtifactStore, files_prefix
+from jobs.artifacts import MANIFEST, ArtifactStore, files_prefix
 from jobs.errors import StoreUnavailable
 from jobs.job import Artifact, Job
 from jobs.states import State
 
-MANIFEST = "manifest.json"
 # fields of a job's input that say what it was made from, not how
 ORIGIN = (
     "type",
     "model",
     "revision",
+    "context_length",
     "base",
     "base_manifest_sha256",
     "dataset",

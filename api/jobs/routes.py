@@ -47,6 +47,7 @@ MODEL_CODES = (
     "already_quantized",
     "group_size_does_not_divide",
     "rank_too_large",
+    "illegal_rank",
     "illegal_recipe",
     "length_exceeds_context",
     "unknown_source",
@@ -83,6 +84,16 @@ EXAMPLES = {
         "value": {
             "type": "finetune",
             "base": "job_019ab6f2-6c1d-7f04-8a53-c2f1d09e7b44",
+            "dataset": "ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11",
+        },
+    },
+    "chain": {
+        "summary": "Quantize a model, then finetune it",
+        "value": {
+            "type": "finetune",
+            "base": "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "bits": 2,
+            "quantize": {"method": "loftq"},
             "dataset": "ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11",
         },
     },
@@ -137,8 +148,9 @@ async def submit_job(
     ] = None,
 ) -> Response:
     """Quantize a model: `model` and `bits` suffice. Or finetune one: `"type": "finetune"`, `base`
-    and `dataset` suffice. The answer's `input` shows what every other field was resolved to. What
-    cannot work is refused here, from the headers of the checkpoint."""
+    and `dataset` suffice; with `bits` the model `base` is quantized first, by a job of its own
+    that the answer `waits_for`. The answer's `input` shows what every other field was resolved to.
+    What cannot work is refused here, from the headers of the checkpoint."""
     context = context_of(http_request)
     name = None if idempotency_key is None else RequestName(idempotency_key, body.body_sha256())
     order = Order(body, caller.owner, name)
@@ -271,8 +283,9 @@ def _label_key(name: str) -> str:
     responses=keyed("job_not_found", "job_already_finished"),
 )
 def cancel_job(job_id: JobId, context: Ctx, caller: JobsWriter) -> JobView:
-    """A queued job is cancelled at once, a running one at its next step. To ask twice is no
-    error; a job that has succeeded or failed stays as it is."""
+    """A queued job is cancelled at once, a running one at its next step. If it waits for a job that
+    was made for it, and no other does, that one is cancelled too. To ask twice is no error; a job
+    that has succeeded or failed stays as it is."""
     with context.database.begin() as connection:
         return view(repository.request_cancel(connection, job_id, caller.sees))
 
@@ -296,6 +309,7 @@ class Retry(BaseModel):
         "unknown_source",
         "unknown_dataset",
         "base_not_found",
+        "base_not_ready",
         "no_secret_key",
         "invalid_request",
         "quota_exceeded",
@@ -305,7 +319,8 @@ def retry_job(
     job_id: JobId, context: Ctx, caller: JobsWriter, response: Response, body: Retry | None = None
 ) -> JobView:
     """A new job that asks for the same as one that failed or was cancelled; its `retry_of` names
-    that one. The hub token of the old job is gone: a gated model needs it again."""
+    that one. A finetune job is repeated together with its base, if that has failed or was
+    cancelled. The hub token of the old job is gone: a gated model needs it again."""
     with context.database.begin() as connection:
         job = intake.retry(
             connection,

@@ -30,6 +30,8 @@ EXAMPLE_JOB: JsonDict = {
     "max_pending_s": None,
     "max_runtime_s": None,
     "retry_of": None,
+    "waits_for": None,
+    "made_for": None,
     "labels": {"team": "search"},
     "metadata": {},
     "input": {
@@ -113,6 +115,12 @@ class JobView(BaseModel):
     max_pending_s: int | None
     max_runtime_s: int | None
     retry_of: str | None = Field(description="The job that this one repeats.")
+    waits_for: str | None = Field(
+        description="The job that must succeed before this one may run; null once it has ended."
+    )
+    made_for: str | None = Field(
+        description="The finetune job whose request asked for this one too, to train on it."
+    )
     labels: dict[str, str]
     metadata: dict[str, Any]
     input: dict[str, Any] = Field(

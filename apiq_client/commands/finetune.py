@@ -5,41 +5,32 @@ from typing import Annotated, Any
 import typer
 
 from apiq_client.commands import submit
-from apiq_client.options import with_options_of
+from apiq_client.options import given_fields
+from apiq_client.records import Job
 from apiq_client.sdk import Client
+from apiq_core.config import QuantizeOptions
 from apiq_core.finetune.config import FinetuneConfig
 
 
-@with_options_of(FinetuneConfig)
+@submit.command(FinetuneConfig, quantize=QuantizeOptions)
 def finetune(
-    base: Annotated[
-        str, typer.Argument(help="A quantize job that has succeeded (job_...), or a model id.")
-    ],
+    client: Client,
+    fields: dict[str, Any],
+    base: Annotated[str, typer.Argument(help="A quantize job (job_...), or a model id.")],
     dataset: Annotated[str, typer.Argument(help="The rows to train on: ds_...")],
     *,
-    revision: submit.Revision = None,
-    label: submit.Labels = None,
-    priority: submit.Priority = None,
-    device_class: submit.DeviceClass = None,
-    max_pending_s: submit.MaxPending = None,
-    max_runtime_s: submit.MaxRuntime = None,
-    hub_token_from_env: submit.HubTokenFromEnv = None,
-    wait: submit.Wait = False,
-    download: submit.Download = None,
-    json: submit.AsJson = False,
-    **config: Any,
-) -> None:
-    """Submit a job that trains the adapter of BASE on DATASET."""
-    fields = submit.fields_of(
-        config,
-        label,
-        hub_token_from_env,
-        revision=revision,
-        priority=priority,
-        device_class=device_class,
-        max_pending_s=max_pending_s,
-        max_runtime_s=max_runtime_s,
-    )
-    with Client() as client:
-        job = client.finetune(base, dataset, **fields)
-        submit.see_through(client, job, wait=wait, download=download, json=json)
+    bits: Annotated[
+        int | None,
+        typer.Option(metavar="2|3|4|8", help="Of a model: quantize it first, by a job of its own."),
+    ] = None,
+    bits_per_weight: Annotated[
+        float | None, typer.Option(help="Instead of --bits: a budget for each weight.")
+    ] = None,
+) -> Job:
+    """Submit a job that trains the adapter of BASE on DATASET.
+
+    With --bits BASE is a model, and the job waits for another one that quantizes it, as the
+    --quantize-... options say.
+    """
+    width = given_fields({"bits": bits, "bits_per_weight": bits_per_weight})
+    return client.finetune(base, dataset, **width, **fields)

@@ -69,7 +69,10 @@ def show(job_id: JobId, json: AsJson = False) -> None:
 
 @app.command()
 def cancel(job_id: JobId, json: AsJson = False) -> None:
-    """Stop a job: at once if it is queued, at its next step if it runs."""
+    """Stop a job: at once if it is queued, at its next step if it runs.
+
+    A job that was made for it, and that it waits for, is stopped too.
+    """
     with Client() as client:
         job = client.cancel(job_id)
     if json:
@@ -142,6 +145,8 @@ def _how(job: Job) -> str:
 
 def _doing(job: Job) -> str:
     percent = (job.progress or {}).get("percent")
+    if job.waits_for:
+        return "waits for its base"
     if job.state != "running" or not job.phase:
         return ""
     return job.phase if percent is None else f"{job.phase} {percent:.0f}%"

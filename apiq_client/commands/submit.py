@@ -1,15 +1,17 @@
 """What `apiq quantize` and `apiq finetune` share: options of any job, and what follows."""
 
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from apiq_client.download import check_directory
 from apiq_client.errors import JobFailed
-from apiq_client.options import given_fields
+from apiq_client.options import given_fields, with_options_of
 from apiq_client.records import Job
 from apiq_client.sdk import Client
 from apiq_client.terminal import (
@@ -55,20 +57,67 @@ Download = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the job as JSON.")]
 
 
-def fields_of(
-    config: Mapping[str, Any], label: list[str] | None, hub_token_from_env: str | None, **own: Any
-) -> dict[str, Any]:
-    """The fields of the request that were given."""
-    fields = given_fields({**config, **own, "hub_token": hub_token(hub_token_from_env)})
-    if label:
-        fields["labels"] = parse_labels(label)
-    return fields
+Submit = Callable[..., Job]  # (client, fields of the request, *arguments of the command)
+
+
+def command(
+    config: type[BaseModel], **nested: type[BaseModel]
+) -> Callable[[Submit], Callable[..., None]]:
+    """Make a function that submits a job a command, with the options of `config` (and `nested`,
+    as `with_options_of` has it) and of any job: those that were given are the fields it gets."""
+    return lambda submit: with_options_of(config, **nested)(_command(submit))
+
+
+def _command(submit: Submit) -> Callable[..., None]:
+    arguments = list(inspect.signature(submit).parameters.values())[2:]
+
+    def run(
+        *,
+        revision: Revision = None,
+        label: Labels = None,
+        priority: Priority = None,
+        device_class: DeviceClass = None,
+        max_pending_s: MaxPending = None,
+        max_runtime_s: MaxRuntime = None,
+        hub_token_from_env: HubTokenFromEnv = None,
+        wait: Wait = False,
+        download: Download = None,
+        json: AsJson = False,
+        **others: Any,
+    ) -> None:
+        own = {argument.name: others.pop(argument.name) for argument in arguments}
+        fields = given_fields(
+            others
+            | {
+                "revision": revision,
+                "priority": priority,
+                "device_class": device_class,
+                "max_pending_s": max_pending_s,
+                "max_runtime_s": max_runtime_s,
+                "hub_token": hub_token(hub_token_from_env),
+            }
+        )
+        if label:
+            fields["labels"] = parse_labels(label)
+        with Client() as client:
+            job = submit(client, fields, **own)
+            see_through(client, job, wait=wait, download=download, json=json)
+
+    run.__doc__, run.__name__ = submit.__doc__, submit.__name__
+    signature = inspect.signature(run)
+    shared = signature.parameters.values()
+    run.__signature__ = signature.replace(parameters=[*arguments, *shared])  # type: ignore[attr-defined]
+    return run
 
 
 def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, json: bool) -> None:
-    """Print the job that was submitted; with `wait` or `download` once it has ended."""
+    """Print the job that was submitted; with `wait` or `download` once it has ended, and what it
+    waits for before it."""
     try:
         if wait or download:
+            if job.waits_for:
+                err.print(job.waits_for)
+                show_progress(client.watch(job.waits_for))
             err.print(job.id)
             job = show_progress(client.watch(job.id))
         if json:

@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 from jobs.addresses import KEY
 from jobs.settings import Settings
 
+MANIFEST = "manifest.json"  # of what a job published; names the sha256 of every other file
+
 
 @dataclass(frozen=True)
 class Stored:

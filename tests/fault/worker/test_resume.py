@@ -13,6 +13,7 @@ from apiq_core.quantize import quantize
 from jobs import checkpoints, intake, leases, repository
 from jobs.artifacts import Stored
 from jobs.checkpoints import Checkpoint
+from jobs.intake import Order
 from jobs.job import Job
 from jobs.requests import QuantizeRequest
 from jobs.settings import Settings
@@ -53,7 +54,7 @@ class Hosts:
         self.tmp_path = tmp_path
         self.model_dir = make_tiny(house.settings.models_dir / "tiny", layers=BLOCKS)
         request = QuantizeRequest.model_validate(REQUEST)
-        self.request = intake.resolve_request(request, house.settings)
+        self.request = intake.resolve_order(Order(request), house.settings).request
 
     def accept(self) -> Job:
         with self.house.database.begin() as connection:

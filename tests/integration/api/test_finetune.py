@@ -90,7 +90,7 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
         ({"lr": -1e-3}, "invalid_request", "#/lr", "greater than 0"),
         ({"train": "q_proj"}, "invalid_request", "#/train", "'all', 'attention' or 'mlp'"),
         ({"epochs": 0}, "invalid_request", "#/epochs", "at least 1"),
-        ({"bits": 2}, "invalid_request", "#/bits", "bits is not a field"),
+        ({"bits": 2}, "invalid_request", "#/bits", "base is a job"),
         ({"learning_rate": 1}, "invalid_request", "#/learning_rate", "is not a field"),
         ({"type": "distill"}, "invalid_request", "#/type", "legal: quantize, finetune"),
     ],
@@ -115,11 +115,13 @@ def test_what_is_missing_is_named(service: Service, missing: str) -> None:
 
 def test_a_base_that_is_not_ready(service: Service) -> None:
     dataset = service.upload(b"Some words to learn.")["id"]
-    queued = service.submit()
-    says = service.refused(post(service, base=queued["id"], dataset=dataset), 422, "base_not_ready")
-    assert "a quantize job that is queued" in says["detail"]
+    cancelled = service.submit()
     running = service.claim()
-    service.refused(post(service, base=running.id, dataset=dataset), 422, "base_not_ready")
+    service.http.post(cancelled["urls"]["cancel"])
+    says = service.refused(post(service, base=running.id, dataset=dataset), 422, "base_not_ready")
+    assert "a quantize job that is cancelling" in says["detail"]
+    service.submit()
+    running = service.claim()
     service.fail(running, {"code": "x", "message": "y", "fault": "user", "retryable": False})
     says = service.refused(post(service, base=running.id, dataset=dataset), 422, "base_not_ready")
     assert "that is failed" in says["detail"]

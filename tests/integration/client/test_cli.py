@@ -220,6 +220,72 @@ def test_a_list_as_json_is_what_the_server_answers(apiq: Command, live: Live) ->
     assert listed == live.http.get("/datasets").json()
 
 
+class TestFinetune:
+    @pytest.fixture
+    def dataset(self, apiq: Command, live: Live, tmp_path: Path) -> str:
+        """Some words to learn, and nothing in the queue."""
+        for job in live.http.get("/jobs", params={"state": "queued"}).json()["jobs"]:
+            live.http.post(job["urls"]["cancel"])
+        (tmp_path / "words.txt").write_text("Some words to learn.")
+        return apiq("datasets", "upload", "words.txt").stdout.strip()
+
+    def test_a_model_is_quantized_first(self, apiq: Command, live: Live, dataset: str) -> None:
+        options = ["--bits", "2", "--quantize-method", "loftq", "--quantize-rank", "4"]
+        options += ["--quantize-calibration-samples", "3", "--epochs", "2", "--label", "a=b"]
+        job = json.loads(apiq("finetune", "tiny", dataset, *options, "--json").stdout)
+        assert (job["input"]["epochs"], job["labels"]) == (2, {"a": "b"})
+        base = live.http.get(f"/jobs/{job['waits_for']}").json()
+        asked = base["input"]
+        assert (asked["bits"], asked["method"], asked["rank"]) == (2, "loftq", 4)
+        assert (asked["calibration"]["samples"], base["labels"]) == (3, {"a": "b"})
+        row, _ = apiq("jobs", "list", "--label", "a=b").stdout.splitlines()[1:]
+        assert "queued  waits for its base  tiny" in row
+
+    def test_both_are_followed(self, apiq: Command, live: Live, dataset: str) -> None:
+        arguments = ["tiny", dataset, "--bits-per-weight", "4", "--wait", "--json"]
+        process = apiq.start("finetune", *arguments)
+        assert process.stderr is not None
+        base_id = process.stderr.readline().strip()
+        base = live.claim()
+        assert base.id == base_id
+        live.publish(base, FILES | {"manifest.json": b"{}"})
+        lines: list[str] = []
+        while not lines or not lines[-1].startswith("job_"):
+            lines.append(process.stderr.readline().strip())
+        assert lines[-2] == "succeeded"
+        job = live.claim()
+        assert job.id == lines[-1]
+        live.publish(job, FILES)
+        out, rest = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert rest.splitlines()[-1] == "succeeded"
+        assert (json.loads(out)["id"], json.loads(out)["state"]) == (job.id, "succeeded")
+
+    def test_a_base_that_fails(self, apiq: Command, live: Live, dataset: str) -> None:
+        process = apiq.start("finetune", "tiny", dataset, "--bits", "2", "--wait")
+        assert process.stderr is not None
+        base_id = process.stderr.readline().strip()
+        error = {"code": "disk_full", "message": "no space", "fault": "infra", "retryable": True}
+        live.fail(live.claim(), error)
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert rest.splitlines()[-1].endswith(
+            f"{base_id}, which this job was to train on, has failed, disk_full: no space "
+            "[base_failed]"
+        )
+
+    def test_refusals_name_the_field(self, apiq: Command, dataset: str) -> None:
+        for options, line in (
+            (["--bits", "5"], "error: bits is 5; legal: 2, 3, 4 or 8 [invalid_request]"),
+            (
+                ["--quantize-method", "rtn"],
+                "error: quantize is {'method': 'rtn'}: legal only with bits or bits_per_weight, "
+                "which quantize the base [invalid_request]",
+            ),
+        ):
+            assert apiq("finetune", "tiny", dataset, *options, code=1).stderr == line + "\n"
+
+
 def test_every_field_of_a_job_is_an_option(apiq: Command) -> None:
     options = ["--priority", "-7", "--device-class", "cpu"]
     options += ["--max-pending-s", "60", "--max-runtime-s", "61"]

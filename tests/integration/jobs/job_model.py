@@ -12,6 +12,7 @@ from jobs.errors import (
     CancelRequested,
     JobAlreadyFinished,
     JobError,
+    JobInUse,
     JobNotFinished,
     JobNotFound,
     JobNotRetryable,
@@ -39,6 +40,7 @@ class Wish:
 class ModelJob:
     """A job as everybody should see it; `born` is its place in the order of acceptance."""
 
+    id: str
     wish: Wish
     born: int
     created_at: int
@@ -46,6 +48,9 @@ class ModelJob:
     rung_at: int
     expires_at: int | None
     retry_of: str | None = None
+    base: str | None = None  # of a finetune job
+    waits_for: str | None = None
+    made_for: str | None = None
     key: str | None = None
     token: bool = False
     state: str = "queued"
@@ -94,18 +99,34 @@ class Model:
                 return job_id
         return None
 
-    def may_accept(self, owner: str) -> Refusal:
+    def may_accept(self, owner: str, number: int = 1) -> Refusal:
         limit = self.settings.max_queued_jobs_per_owner
         waiting = [j for j in self._of(owner) if j.state == "queued"]
-        return QuotaExceeded if owner and limit is not None and len(waiting) >= limit else None
+        is_full = limit is not None and len(waiting) + number > limit
+        return QuotaExceeded if owner and is_full else None
 
     def accept(self, job_id: str, wish: Wish, **fields: Any) -> None:
-        now, pending_s = self.now, wish.max_pending_s
-        expires_at = None if pending_s is None else now + pending_s * 1000
+        now = self.now
         self._born += 1
-        job = ModelJob(wish, self._born, now, now, now, expires_at, **fields)
+        job = ModelJob(job_id, wish, self._born, now, now, now, None, **fields)
+        if job.waits_for is None:
+            job.expires_at = self._pending_until(wish)
         job.history.append(("accepted", now))
         self.jobs[job_id] = job
+
+    def _pending_until(self, wish: Wish) -> int | None:
+        return None if wish.max_pending_s is None else self.now + wish.max_pending_s * 1000
+
+    def may_be_trained_on(self, job_id: str | None) -> bool:
+        job = self.visible(job_id) if job_id is not None else None
+        return (
+            job is not None and job.base is None and job.state in ("queued", "running", "succeeded")
+        )
+
+    def is_base_lost(self, job: ModelJob) -> bool:
+        """Whether to repeat it takes another base."""
+        base = self.visible(job.base) if job.base is not None else None
+        return base is not None and base.state in ("failed", "cancelled", "cancelling")
 
     def may_retry(self, job_id: str) -> Refusal:
         job = self.visible(job_id)
@@ -113,7 +134,7 @@ class Model:
             return JobNotFound
         if job.state not in ("failed", "cancelled"):
             return JobNotRetryable
-        return self.may_accept(job.wish.owner)
+        return self.may_accept(job.wish.owner, 2 if self.is_base_lost(job) else 1)
 
     def cancel(self, job_id: str) -> Refusal:
         job = self.visible(job_id)
@@ -123,7 +144,10 @@ class Model:
             return JobAlreadyFinished
         if job.state == "queued":
             job.cancel_requested_at = self.now
+            base = self.jobs.get(job.waits_for or "")
             self._end(job, "cancelled")
+            if base is not None and base.made_for == job.id and not self._waiting_for(base):
+                self.cancel(base.id)
         elif job.state == "running":
             job.state, job.cancel_requested_at = "cancelling", self.now
             job.history.append(("cancelling", self.now))
@@ -135,6 +159,8 @@ class Model:
             return JobNotFound
         if not job.ended:
             return JobNotFinished
+        if any(user.base == job_id and not user.ended for user in self.jobs.values()):
+            return JobInUse
         job.deleted_at, job.key = self.now, None
         return None
 
@@ -151,6 +177,7 @@ class Model:
             (-job.wish.priority, job.born, job_id)
             for job_id, job in self.jobs.items()
             if job.state == "queued"
+            and job.waits_for is None
             and job.run_after <= self.now
             and (job.expires_at is None or self.now < job.expires_at)
             and job.wish.device_class in ("any", device_class)
@@ -269,11 +296,13 @@ class Model:
                 self._end(job, "failed", f"max_{what}_exceeded")
             if len(job.history) > events:
                 taken_back.add(job_id)
+        for job_id, job in self.jobs.items():
             kept_ms = 0 if job.finished_at is None else now - job.finished_at
             if job.ended and s.retention_days and kept_ms > s.retention_days * 86_400_000:
                 self.delete(job_id)
             is_unheard = now - job.rung_at > s.ring_again_s * 1000
-            if job.state == "queued" and job.run_after <= now and is_unheard:
+            is_free = job.state == "queued" and job.waits_for is None
+            if is_free and job.run_after <= now and is_unheard:
                 unheard.append((job.rung_at, job.born, job_id))
             if job.ended and job.blocks:
                 clear.add(job_id)
@@ -304,6 +333,17 @@ class Model:
         job.state, job.phase, job.lease_until, job.expires_at = state, None, None, None
         job.finished_at, job.error, job.token = self.now, error, False
         job.history.append((state, self.now))
+        job.waits_for = None
+        for waiting in self._waiting_for(job):
+            if state == "succeeded":
+                waiting.waits_for, waiting.rung_at = None, 0
+                waiting.expires_at = self._pending_until(waiting.wish)
+                waiting.history.append(("released", self.now))
+            else:
+                self._end(waiting, "failed", "base_failed")
+
+    def _waiting_for(self, base: ModelJob) -> list[ModelJob]:
+        return [job for job in self.jobs.values() if job.waits_for == base.id]
 
     def _of(self, owner: str) -> Iterator[ModelJob]:
         return (job for job in self.jobs.values() if job.wish.owner == owner)

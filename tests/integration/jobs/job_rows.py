@@ -69,6 +69,8 @@ def check(rows: JobRows) -> None:
     assert state not in TERMINAL or not rows.secrets
     assert {label["key"]: label["value"] for label in rows.labels} == job["labels"]
     assert (job["metrics"] is not None) == (state is State.SUCCEEDED)
+    if job["attempt"] and "base" in job["input"]:
+        assert "base_manifest_sha256" in job["input"]
 
 
 def check_step(old: JobRows, new: JobRows) -> None:
@@ -108,6 +110,8 @@ OF_MODEL = {  # column -> attribute
     "infra_losses": "losses",
     "loss_block": "loss_block",
     "retry_of": "retry_of",
+    "waits_for": "waits_for",
+    "made_for": "made_for",
     "idempotency_key": "key",
     "created_at": "created_at",
     "started_at": "started_at",

@@ -9,6 +9,7 @@ makes a longer one of fresh random examples.
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck
@@ -25,13 +26,14 @@ from hypothesis.stateful import (
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
-from jobs import checkpoints, intake, leases, maintenance, repository, secrets
-from jobs.artifacts import Stored, block_key
+from jobs import checkpoints, intake, leases, maintenance, repository, schema, secrets
+from jobs.artifacts import MANIFEST, Stored, block_key
+from jobs.clock import NEVER
 from jobs.database import Database
 from jobs.errors import IdempotencyKeyReused, JobError
 from jobs.intake import Order, RequestName
 from jobs.job import Artifact, Job
-from jobs.requests import QuantizeRequest
+from jobs.requests import FinetuneRequest, QuantizeRequest
 from jobs.settings import Settings
 from tests.integration.jobs import job_rows
 from tests.integration.jobs.frozen_clock import START_MS, FrozenClock
@@ -48,6 +50,9 @@ BUDGET = budget(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+OWNERS = ("", "one", "two")
+DATASETS = {owner: f"ds_{number:032}" for number, owner in enumerate(OWNERS)}
 
 seconds = st.sampled_from([None, None, None, 5, 60])
 wishes = st.builds(
@@ -73,6 +78,21 @@ def holder_rule(**arguments: Any) -> Callable[[Any], Any]:
     return lambda method: applies(rule(held=any_holder, **arguments)(method))
 
 
+def dataset(owner: str) -> dict[str, Any]:
+    """The one of an owner, as a row."""
+    numbers = {"size_bytes": 1, "characters": 1, "created_at": NEVER}
+    return {"id": DATASETS[owner], "owner": owner, "kind": "text", "sha256": "0" * 64} | numbers
+
+
+def fields_of(wish: Wish) -> dict[str, Any]:
+    return {name: value for name, value in vars(wish).items() if name != "owner"}
+
+
+def finetune(wish: Wish, base: str, **fields: Any) -> FinetuneRequest:
+    asked = {"type": "finetune", "base": base, "dataset": DATASETS[wish.owner]}
+    return FinetuneRequest.model_validate(asked | fields_of(wish) | fields)
+
+
 class JobMachine(RuleBasedStateMachine):
     """`accepted` are ids, of forgotten jobs too; `claimed` are what claims returned."""
 
@@ -81,6 +101,8 @@ class JobMachine(RuleBasedStateMachine):
         self.database, self.clock, self.settings = database, clock, settings
         with database.begin() as connection:
             connection.exec_driver_sql("DELETE FROM jobs")
+            connection.exec_driver_sql("DELETE FROM datasets")
+            connection.execute(schema.datasets.insert(), [dataset(owner) for owner in OWNERS])
         clock.set(START_MS)
         self.model = Model(settings, START_MS)
         self.rows: dict[str, job_rows.JobRows] = {}
@@ -91,11 +113,11 @@ class JobMachine(RuleBasedStateMachine):
     def holders(self) -> list[Job]:
         return [job for job in self.claimed if self.model.holder(job.id, job.attempt)]
 
-    # every life begins with a job that waits and one that runs
+    # every life begins with a job that waits and one that runs, maybe with one that waits for that
 
-    @initialize(first=wishes, second=wishes)
-    def start(self, first: Wish, second: Wish) -> None:
-        self.accept(first, None, True, "m")
+    @initialize(first=wishes, second=wishes, chain=st.booleans())
+    def start(self, first: Wish, second: Wish, chain: bool) -> None:
+        self.accept(first, None, True, "m", chain)
         self.wait(1)
         self.take("w1", "cuda" if first.device_class == "cuda" else "cpu")
         self.accept(second, None, False, "m")
@@ -107,15 +129,17 @@ class JobMachine(RuleBasedStateMachine):
         key=st.none() | st.sampled_from(["a", "b"]),
         token=st.booleans(),
         model=st.sampled_from(["m", "n"]),
+        chain=st.booleans(),
     )
-    def accept(self, wish: Wish, key: str | None, token: bool, model: str) -> None:
+    def accept(
+        self, wish: Wish, key: str | None, token: bool, model: str, chain: bool = False
+    ) -> None:
         """As POST /jobs does it: an idempotency key is looked up first."""
-        request = QuantizeRequest(
-            model=model,
-            bits=2,
-            hub_token=SecretStr(TOKEN) if token else None,
-            **{name: value for name, value in vars(wish).items() if name != "owner"},
+        shared = fields_of(wish)
+        quantize = QuantizeRequest(
+            model=model, bits=2, hub_token=SecretStr(TOKEN) if token else None, **shared
         )
+        request = finetune(wish, model, bits=2) if chain else quantize
         name = None if key is None else RequestName(key, request.body_sha256())
         first = self.model.with_key(wish.owner, key)
         if name is not None:
@@ -125,22 +149,69 @@ class JobMachine(RuleBasedStateMachine):
                 assert (earlier and earlier.id) == first
         if first is not None:
             return
+        order = Order(request, wish.owner, name)
+        if chain:
+            order = replace(order, base=Order(quantize, wish.owner))
+        with self.refused(self.model.may_accept(wish.owner, len(order.parts))):
+            job = self.run(lambda c: intake.accept(c, order, self.settings))
+            self.add(job, wish, token, key=key, made=chain)
+
+    @rule(base=any_job, wish=wishes)
+    def train(self, base: str, wish: Wish) -> None:
+        """Submit a finetune job on a job that is there, ended or not; others: `POST` tests."""
+        if not self.model.may_be_trained_on(base):
+            return
+        wish = replace(wish, owner=self.model.jobs[base].wish.owner)
         with self.refused(self.model.may_accept(wish.owner)):
-            job = self.run(
-                lambda c: intake.accept(c, Order(request, wish.owner, name), self.settings)
-            )
-            self.model.accept(job.id, wish, key=key, token=token)
-            self.accepted.append(job.id)
+            order = Order(finetune(wish, base), wish.owner)
+            job = self.run(lambda c: intake.accept(c, order, self.settings))
+            self.add(job, wish, token=False)
 
     @rule(old=any_job, token=st.booleans())
     def retry(self, old: str, token: bool) -> None:
         hub_token = SecretStr(TOKEN) if token else None
+        repeated = self.model.visible(old)
+        takes_base = repeated is not None and self.model.is_base_lost(repeated)
+        base = None if repeated is None or takes_base else repeated.base
+        if base is not None and not self.model.may_be_trained_on(base):
+            return  # it was deleted
         with self.refused(self.model.may_retry(old)):
             job = self.run(lambda c: intake.retry(c, old, self.settings, hub_token=hub_token))
-            wish = self.model.jobs[old].wish
+            assert repeated is not None
+            wish = repeated.wish
             assert wish == Wish(**{name: getattr(job, name) for name in vars(wish)})
-            self.model.accept(job.id, wish, retry_of=old, token=token)
-            self.accepted.append(job.id)
+            base_wish = self.model.jobs[repeated.base].wish if repeated.base else None
+            self.add(job, wish, token, made=takes_base, base_wish=base_wish, retry_of=old)
+            if takes_base:
+                assert job.waits_for is not None
+                self.model.jobs[job.waits_for].retry_of = repeated.base
+
+    def add(
+        self,
+        job: Job,
+        wish: Wish,
+        token: bool,
+        *,
+        made: bool = False,
+        base_wish: Wish | None = None,
+        **fields: Any,
+    ) -> None:
+        """Tell the model of a job that was accepted, and of the base that was made for it."""
+        if made:
+            assert job.waits_for is not None
+            self.model.accept(job.waits_for, base_wish or wish, made_for=job.id, token=token)
+            self.accepted.append(job.waits_for)
+        base = job.input.get("base")
+        waits = base is not None and not self.model.jobs[base].ended
+        self.model.accept(
+            job.id,
+            wish,
+            base=base,
+            waits_for=base if waits else None,
+            token=token and not made,
+            **fields,
+        )
+        self.accepted.append(job.id)
 
     @rule(job=any_job)
     def cancel(self, job: str) -> None:
@@ -239,7 +310,7 @@ class JobMachine(RuleBasedStateMachine):
     def publish(self, held: Job) -> None:
         files = [
             Artifact(path, 1, "0" * 64, "text/plain", f"jobs/j/attempts/{held.attempt}/{path}")
-            for path in ("model/a", "report.json")
+            for path in (MANIFEST, "model/a")
         ]
         keys = tuple(file.key for file in files)
         with self.refused(self.model.publish(held.id, held.attempt, keys)):

@@ -5,16 +5,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event
 
 from jobs import checkpoints, leases, maintenance, repository
-from jobs.artifacts import Stored, block_key
+from jobs.artifacts import MANIFEST, Stored, block_key
 from jobs.database import Database
 from jobs.errors import JobError
 from jobs.job import Artifact, Job
+from jobs.repository import NewJob
 from jobs.settings import Settings
 from jobs.states import State
 from tests.integration.jobs import job_rows
@@ -32,8 +34,8 @@ def claim(connection: Connection) -> Job | None:
 
 
 def publish(connection: Connection, held: Job) -> None:
-    key = f"jobs/j/attempts/{held.attempt}/x"
-    files = [Artifact("x", 1, "0" * 64, "text/plain", key)]
+    key = f"jobs/j/attempts/{held.attempt}/{MANIFEST}"
+    files = [Artifact(MANIFEST, 1, "0" * 64, "text/plain", key)]
     leases.publish(connection, held.id, held.attempt, files, {})
 
 
@@ -75,6 +77,12 @@ def test_eight_at_once(database: Database, settings: Settings) -> None:
             job = repository.accept(connection, type="quantize", input={})
         accepted.append(job.id)
 
+    def submit_chain(chance: random.Random) -> None:
+        base, job = chain()
+        with database.begin() as connection:
+            repository.accept_all(connection, [base, job])
+        accepted.extend((base.id, job.id))
+
     def hold(chance: random.Random) -> None:
         held, write = chance.choice(claimed[-THREADS:]), chance.choice(AS_HOLDER)
         with database.begin() as connection:
@@ -99,7 +107,7 @@ def test_eight_at_once(database: Database, settings: Settings) -> None:
         chance, end = random.Random(seed), time.monotonic() + DURATION_S
         # on a busy machine it takes longer until there was a crowd
         while (now := time.monotonic()) < end or (now < end + MAX_EXTRA_S and not crowded()):
-            act = chance.choice([submit, take, take, take, hold, hold, hold, cancel, sweep])
+            act = chance.choice([submit, submit_chain, *[take, hold] * 3, cancel, sweep])
             with suppress(JobError):
                 act(chance)
 
@@ -120,7 +128,20 @@ def test_eight_at_once(database: Database, settings: Settings) -> None:
     assert {rows[job].job["state"] for job in cancels} <= {State.CANCELLED}
     assert len(published) == len(set(published))
     assert {rows[job].job["state"] for job in published} <= {State.SUCCEEDED}
+    for waited in (found for found in rows.values() if "base" in found.job["input"]):
+        base = rows[waited.job["input"]["base"]].job
+        if waited.job["attempt"]:
+            assert base["state"] == State.SUCCEEDED
+            assert waited.job["started_at"] >= base["finished_at"]
+        elif waited.job["state"] == State.FAILED:
+            assert base["state"] in (State.FAILED, State.CANCELLED)
     assert crowded()
+
+
+def chain() -> tuple[NewJob, NewJob]:
+    base = NewJob("quantize", {})
+    job = NewJob("finetune", {"base": base.id}, waits_for=base.id)
+    return replace(base, made_for=job.id), job
 
 
 def finish(database: Database, settings: Settings) -> None:
@@ -150,7 +171,7 @@ def test_a_cancel_finds_a_job_that_is_just_drained(database: Database) -> None:
         @event.listens_for(connection, "after_cursor_execute")
         def _(*rest: Any) -> None:
             statements.append(rest[2])
-            if len(statements) == 1:
+            if "FOR UPDATE" in rest[2] and not any("FOR UPDATE" in s for s in statements[:-1]):
                 drained = pool.submit(drain)
                 with suppress(TimeoutError):  # it may have to wait for the cancel
                     drained.result(timeout=0.5)

@@ -52,6 +52,20 @@ def filled(database: Database, request: pytest.FixtureRequest) -> Database:
     return database
 
 
+def let_wait(database: Database) -> None:
+    """Half as many again, of the highest priority, each waiting for one of the others."""
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (id, type, owner, state, attempt, infra_losses, event_seq, priority,"
+            " device_class, input, labels, metadata, created_at, run_after, rung_at, waits_for)"
+            " SELECT 'w' || substr(id, 2), 'finetune', owner, state, 0, 0, 1, 100, device_class,"
+            " input, '{}', '{}', created_at, run_after, 0, id"
+            f" FROM jobs ORDER BY id LIMIT {ROWS // 2}"
+        )
+    if database.is_postgresql:
+        analyze(database)
+
+
 def plan_of(database: Database, statement: str, parameters: Any) -> str:
     how = "EXPLAIN" if database.is_postgresql else "EXPLAIN QUERY PLAN"
     with database.begin() as connection:
@@ -69,6 +83,33 @@ def test_no_query_reads_the_whole_table(filled: Database, settings: Settings, na
     assert "Sort" not in plan and "TEMP B-TREE" not in plan  # the first rows are enough
     for plan in plans:
         assert "Seq Scan on job" not in plan and not re.search(r"SCAN job\w+(?! USING)", plan)
+
+
+def test_those_that_wait_for_another_are_not_looked_at(
+    filled: Database, settings: Settings
+) -> None:
+    """By a claim or for a ring: their index does not hold them."""
+    let_wait(filled)
+    for name in ("claim", "who waits unheard"):
+        query, index = QUERIES[name]
+        with filled.begin() as connection, selects(connection) as asked:
+            query(connection, settings)
+        plans = [plan_of(filled, *question) for question in asked]
+        (plan,) = [plan for plan in plans if index in plan]
+        assert "Sort" not in plan and "TEMP B-TREE" not in plan
+        for plan in plans:
+            assert "Seq Scan on job" not in plan and not re.search(r"SCAN job\w+(?! USING)", plan)
+
+
+def test_who_waits_for_a_job_is_found_by_it(filled: Database) -> None:
+    let_wait(filled)
+    with filled.begin() as connection, selects(connection) as asked:
+        job = leases.claim(connection, worker_id="w", device_class="cpu", lease_ttl_s=60)
+        assert job is not None and job.waits_for is None
+        leases.fail(connection, job.id, 1, maintenance.WORKER_LOST)
+    plans = [plan_of(filled, *question) for question in asked]
+    (plan,) = [plan for plan in plans if "ix_jobs_waits_for" in plan]
+    assert "Seq Scan" not in plan
 
 
 def test_only_those_unheard_for_long_are_looked_at(filled: Database, settings: Settings) -> None:

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from safetensors import safe_open
 
+from api.app import create_app
 from jobs import doorbell, intake, repository
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
+from jobs.intake import Order
 from jobs.job import Job
 from jobs.requests import QuantizeRequest
 from jobs.settings import Settings
 from jobs.states import State
-from tests.fault.worker.support import House, eventually
+from tests.fault.worker.support import House, eventually, worker_process
 from tests.tiny_models import make_tiny
 
 SMALL: dict[str, Any] = {
@@ -37,9 +40,8 @@ def house(settings: Settings, database: Database, store: ArtifactStore) -> House
 
 
 def accept(house: House, **changes: Any) -> Job:
-    request = intake.resolve_request(
-        QuantizeRequest.model_validate(SMALL | changes), house.settings
-    )
+    order = Order(QuantizeRequest.model_validate(SMALL | changes))
+    request = intake.resolve_order(order, house.settings).request
     with house.database.begin() as connection:
         job = repository.accept(connection, type="quantize", input=request.to_input())
     doorbell.ring(house.settings, job)
@@ -114,6 +116,53 @@ def test_quantize_through_the_real_worker(house: House, tmp_path: Path) -> None:
     assert (bad.error["code"], bad.error["fault"], bad.attempt) == ("corrupt_weights", "user", 1)
     assert house.artifacts(bad) == []
     assert house.no_scratch_left()
+
+
+def test_a_chain_from_one_request(house: House) -> None:
+    """POST to a finetuned adapter, by way of a quantize job."""
+    make_tiny(house.settings.models_dir / "tiny")
+    rows = [{"question": f"{n} and 1?", "answer": f"{n + 1}"} for n in range(12)]
+    options = {name: SMALL[name] for name in ("calibration", "evaluation")}
+    with TestClient(create_app(house.settings), base_url="http://localhost") as http:
+        dataset = http.post(
+            "/datasets",
+            content="\n".join(map(json.dumps, rows)),
+            headers={"content-type": "application/jsonl"},
+        ).json()
+        answer = http.post(
+            "/jobs",
+            json={
+                "type": "finetune",
+                "base": "tiny",
+                "bits": 2,
+                "quantize": options | {"method": "loftq", "rank": 4},
+                "dataset": dataset["id"],
+                "max_length": 64,
+                "batch_size": 4,
+                "answered_rows": 0,
+            },
+        )
+        assert answer.status_code == 202, answer.text
+    job = house.get_by_id(answer.json()["id"])
+    with worker_process(house.settings, command=(sys.executable, "-m", "worker")):
+        job = eventually(lambda: _ended(house, job), "the end", within_s=180)
+    assert job.state == State.SUCCEEDED, job.error
+    base = house.get_by_id(job.input["base"])
+    assert (base.state, base.made_for, base.input["method"]) == (
+        State.SUCCEEDED,
+        job.id,
+        "loftq",
+    )
+    files, of_base = ({f.path: f for f in house.artifacts(each)} for each in (job, base))
+    assert {"adapter/adapter_model.safetensors", "report.json"} <= files.keys()
+    manifest = json.loads(house.content(files["manifest.json"].key))
+    assert manifest["base"] == base.id
+    assert manifest["base_manifest_sha256"] == of_base["manifest.json"].sha256
+    assert manifest["model"] == "tiny"
+    quantized = json.loads(house.content(of_base["manifest.json"].key))
+    assert (quantized["context_length"], quantized["config"]["rank"]) == (512, 4)
+    adapters = [each["adapter/adapter_model.safetensors"].sha256 for each in (files, of_base)]
+    assert adapters[0] != adapters[1]  # it was trained
 
 
 def _ended(house: House, job: Job) -> Job | None:

@@ -1,0 +1,96 @@
+"""Jobs that wait for another one: a finetune job for the quantize job that it trains on.
+
+`waits_for` of such a job names the other exactly while it waits; nobody claims it or is rung for
+it till then. What ends the wait is written in the transaction that ends the base, so that no crash
+comes between the two. Every function works in the caller's transaction, and who changes both locks
+the base first.
+"""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, select
+
+from jobs.artifacts import MANIFEST
+from jobs.clock import NEVER, from_now
+from jobs.job import Job
+from jobs.rows import change, job_from_row
+from jobs.schema import artifacts, jobs
+from jobs.states import TERMINAL, State
+
+
+def settle(connection: Connection, base: Job) -> None:
+    """Let those that wait for a job that has ended go on, or end with it."""
+    waiting = select(jobs).where(jobs.c.waits_for == base.id)
+    for job in [job_from_row(row) for row in connection.execute(waiting)]:
+        if base.state == State.SUCCEEDED:
+            _release(connection, job, base)
+        else:
+            error = base_failed(base)
+            change(
+                connection,
+                jobs.c.id == job.id,
+                to=State.FAILED,
+                events=[("failed", {"error": error})],
+                values={"error": error},
+            )
+
+
+def base_has_ended() -> ColumnElement[bool]:
+    """Of a job that waits: for nothing any more."""
+    base = jobs.alias()
+    # for each row by its key; joined, PostgreSQL might read the whole table for a few that wait
+    state = select(base.c.state).where(base.c.id == jobs.c.waits_for).scalar_subquery()
+    return and_(jobs.c.waits_for.is_not(None), state.in_(TERMINAL))
+
+
+def pinned_of(connection: Connection, base: Job) -> dict[str, Any]:
+    """What the input of a finetune job says of a base that has succeeded."""
+    query = select(artifacts.c.sha256).where(
+        artifacts.c.job_id == base.id, artifacts.c.path == MANIFEST
+    )
+    return {"base_manifest_sha256": connection.execute(query).scalar_one()}
+
+
+def base_failed(base: Job) -> dict[str, Any]:
+    """The error of a job that waited for one that has failed or was cancelled."""
+    why = base.error or {"code": "cancelled", "message": "", "fault": "user", "retryable": True}
+    ended = f"has failed, {why['code']}: {why['message']}" if base.error else "was cancelled"
+    return {
+        "code": "base_failed",
+        "message": f"{base.id}, which this job was to train on, {ended}",
+        "param": "base",
+        "fault": why["fault"],
+        "retryable": why["retryable"],
+        "base": base.id,
+        "base_code": why["code"],
+    }
+
+
+def is_needless(connection: Connection, base_id: str, gone: Job) -> bool:
+    """Whether a job was made for one that does not wait for it any more, and no other does."""
+    base = select(jobs.c.id).where(
+        jobs.c.id == base_id,
+        jobs.c.made_for == gone.id,
+        jobs.c.state.in_([State.QUEUED, State.RUNNING]),
+    )
+    others = select(jobs.c.id).where(jobs.c.waits_for == base_id).limit(1)
+    return (
+        connection.execute(base).scalar() is not None
+        and connection.execute(others).scalar() is None
+    )
+
+
+def _release(connection: Connection, waiting: Job, base: Job) -> None:
+    """From now on it may be claimed, and its `max_pending_s` counts; a sweep rings for it."""
+    limit_s = waiting.max_pending_s
+    change(
+        connection,
+        jobs.c.id == waiting.id,
+        events=[("released", {"base": base.id})],
+        values={
+            "waits_for": None,
+            "input": waiting.input | pinned_of(connection, base),
+            "expires_at": None if limit_s is None else from_now(limit_s),
+            "rung_at": NEVER,
+        },
+    )
