@@ -1,7 +1,8 @@
 """What is uploaded: texts to calibrate on or to be measured on, rows to train on."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -10,12 +11,15 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import Caller, JobsReader, JobsWriter
 from api.context import Ctx
 from api.ids import DatasetId
-from api.problems import keyed
+from api.problems import ApiError, keyed
 from api.uploads import MAX_NAME_CHARACTERS, REQUEST_BODY, check_name, receive
+from apiq_core.errors import ApiQError
 from apiq_core.finetune.rows import Row
 from jobs import datasets
 from jobs.datasets import Dataset
 from jobs.previews import preview
+from jobs.requests import Base
+from jobs.token_previews import token_preview
 from jobs.uploads import Upload
 
 router = APIRouter(tags=["datasets"])
@@ -49,27 +53,60 @@ class SegmentView(BaseModel):
     role: str | None = Field(default=None, description="Who says it, if the row is a chat.")
 
 
+class TokenView(BaseModel):
+    """A token of a row, in the order in which the model reads them."""
+
+    id: int
+    text: str = Field(
+        description="What it adds to the text; empty of the later tokens of one character."
+    )
+    learned: bool = Field(description="Whether its loss counts.")
+
+
 class RowView(BaseModel):
     """A row as training reads it. The template of a chat belongs to the model: it is added there,
     and a segment is a message here."""
 
     shape: str = Field(description="`messages`, `prompt`, `instruction`, `question` or `text`.")
     segments: list[SegmentView]
+    tokens: list[TokenView] | None = Field(
+        default=None, description="With `base`: its first 1,000 tokens, template included."
+    )
+    length: int | None = Field(default=None, description="With `base`: how many there are.")
+    learned: int | None = Field(
+        default=None, description="With `base`: how many of them carry loss."
+    )
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: Row, read: Mapping[str, Any] | None = None) -> Self:
         said = [
             SegmentView(text=m["content"], learned=m["role"] == "assistant", role=m["role"])
             for m in row.messages
         ]
-        read = [SegmentView(text=s.text, learned=s.learned) for s in row.segments]
-        return cls(shape=row.shape, segments=said or read)
+        segments = [SegmentView(text=s.text, learned=s.learned) for s in row.segments]
+        return cls(shape=row.shape, segments=said or segments, **(read or {}))
+
+
+class TokenCountsView(BaseModel):
+    """Tokens of the dataset, as training with `base` reads it."""
+
+    rows: int = Field(description="So many were counted; a text is one.")
+    tokens: int
+    learned: int = Field(description="Tokens that carry loss.")
+    longest: int = Field(description="Tokens of the longest row.")
+    context: int | None = Field(None, description="The most that the model takes.")
+    over_context: int | None = Field(
+        None, description="Rows longer than that; not of a text, which is cut into windows."
+    )
+    counted_bytes: int = Field(description="So much of the dataset was read.")
+    is_partial: bool = Field(description="Whether that is only its beginning: 4 MiB.")
 
 
 class Preview(BaseModel):
     """The first three rows; a text is one, of its first 1,000 characters."""
 
     rows: list[RowView]
+    counts: TokenCountsView | None = Field(default=None, description="With `base`.")
 
 
 def _view(dataset: Dataset) -> DatasetView:
@@ -156,13 +193,55 @@ def get_dataset(dataset_id: DatasetId, context: Ctx, caller: JobsReader) -> Data
     "/datasets/{dataset_id}/preview",
     summary="Show how a dataset begins",
     response_model_exclude_none=True,
-    responses=keyed("dataset_not_found", "artifact_not_found", "not_ready"),
+    responses=keyed(
+        "dataset_not_found",
+        "artifact_not_found",
+        "base_not_found",
+        "base_not_ready",
+        "model_not_found",
+        "missing_tokenizer",
+        "tokenizer_too_large",
+        "tokenizer_fails",
+        "no_chat_template",
+        "unusable_chat_template",
+        "chat_template_refuses",
+        "hub_unreachable",
+        "not_ready",
+    ),
 )
-def preview_dataset(dataset_id: DatasetId, context: Ctx, caller: JobsReader) -> Preview:
-    """Its first rows as training reads them, and what of them is learned."""
+def preview_dataset(
+    dataset_id: DatasetId,
+    context: Ctx,
+    caller: JobsReader,
+    base: Annotated[
+        Base | None,
+        Query(
+            description="A `base` as of a finetune job: `job_...`, or a model id. Its tokenizer "
+            "and chat template are used; a gated model needs the token of the server.",
+        ),
+    ] = None,
+) -> Preview:
+    """Its first rows as training reads them, and what of them is learned. With `base` in the
+    tokens of that model, and how many of them there are."""
     with context.database.read() as connection:
         dataset = datasets.get(connection, dataset_id, caller.sees)
-    return Preview(rows=[RowView.of(row) for row in preview(context.store, dataset)])
+    rows = preview(context.store, dataset)
+    if base is None:
+        return Preview(rows=[RowView.of(row) for row in rows])
+    try:
+        found = token_preview(
+            dataset, base, caller.sees, context.database, context.store, context.settings
+        )
+    except ApiQError as error:
+        raise ApiError(
+            error.code, error.message, pointer="?base", value=error.value, legal=error.legal
+        ) from None
+    return Preview(
+        rows=[RowView.of(row, read) for row, read in zip(rows, found.rows, strict=True)],
+        counts=TokenCountsView(
+            **found.counts, counted_bytes=found.counted_bytes, is_partial=found.is_partial
+        ),
+    )
 
 
 @router.delete(

@@ -21,7 +21,7 @@ import httpx
 from apiq_client.download import OnBytes, check_directory, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
-from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Row
+from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Preview
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
@@ -231,10 +231,14 @@ class Client:
     def dataset(self, dataset_id: str) -> Dataset:
         return Dataset.model_validate(self._call("GET", f"/datasets/{_part(dataset_id)}"))
 
-    def preview_dataset(self, dataset_id: str) -> list[Row]:
-        """Its first rows as training reads them; a text is one, of its first characters."""
-        answer = self._call("GET", f"/datasets/{_part(dataset_id)}/preview")
-        return [Row.model_validate(row) for row in answer["rows"]]
+    def preview_dataset(self, dataset_id: str, *, base: str | None = None) -> Preview:
+        """Its first rows as training reads them; a text is one, of its first characters.
+
+        With `base` (a job or a model id, as of `finetune`) in the tokens of that model, counted.
+        """
+        params = {} if base is None else {"base": base}
+        path = f"/datasets/{_part(dataset_id)}/preview"
+        return Preview.model_validate(self._call("GET", path, params=params))
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._request("DELETE", f"/datasets/{_part(dataset_id)}")

@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ OnBytes = Callable[[int, int], None]  # (done, total) bytes of a download
 
 # everything that is ever fetched of a model repository, beside the weights
 PLAIN_FILES = ("config.json", *COMPANIONS, INDEX_FILE)
+MAX_PLAIN_BYTES = 256 * 2**20  # of those that a preview needs
 WEIGHTS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
 
@@ -124,6 +125,23 @@ def download_model(model: HubModel, directory: Path, on_bytes: OnBytes) -> None:
             _download(model, name, directory, _bar(done_bytes, total_bytes, on_bytes))
             done_bytes += sizes[name]
             on_bytes(done_bytes, total_bytes)
+
+
+def download_plain_files(model: HubModel, names: Iterable[str], directory: Path) -> None:
+    """Fetch those of `names` that there are. Raises `UserError(tokenizer_too_large)`."""
+    sizes = {name: size for name, size in model.sizes_bytes if name in set(names)}
+    if (size_bytes := sum(sizes.values())) > MAX_PLAIN_BYTES:
+        raise UserError(
+            "tokenizer_too_large",
+            f"config and tokenizer of {model.model_id} have {size_bytes} bytes; legal: at most "
+            f"{MAX_PLAIN_BYTES} bytes",
+            param="model",
+            value=size_bytes,
+            legal={"at_most": MAX_PLAIN_BYTES},
+        )
+    with _hub_errors(model.model_id, model.commit):
+        for name in sizes:
+            _download(model, name, directory)
 
 
 def download_dataset_file(repository: str, name: str, directory: Path) -> Path:

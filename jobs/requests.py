@@ -90,6 +90,7 @@ def _check_hub_token(token: SecretStr) -> SecretStr:
 
 
 Revision = Annotated[str, AfterValidator(_check_revision)]
+Base = Annotated[str, AfterValidator(_check_base)]
 
 HubToken = Annotated[
     SecretStr,
@@ -177,7 +178,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
     """A model to finetune, and on what. `type`, `base` and `dataset` suffice."""
 
     type: Literal["finetune"] = Field(description="What kind of job this is.")
-    base: Annotated[str, AfterValidator(_check_base)] = Field(
+    base: Base = Field(
         description="What is trained: a quantize job that has succeeded (`job_...`), whose adapter "
         "is trained around its packed integers, or a model id, whose weights stay as they are.",
         examples=["job_019ab6f2-6c1d-7f04-8a53-c2f1d09e7b44"],

@@ -7,7 +7,7 @@ import typer
 
 from apiq_client.commands.jobs import AsJson
 from apiq_client.sdk import Client
-from apiq_client.terminal import describe_bytes, out, print_json, print_rows, print_table
+from apiq_client.terminal import describe_bytes, out, print_json, print_preview, print_table
 
 app = typer.Typer(
     name="datasets", help="Texts to calibrate on, rows to train on.", no_args_is_help=True
@@ -62,15 +62,20 @@ def list_datasets(json: AsJson = False) -> None:
 
 @app.command()
 def preview(
-    dataset_id: Annotated[str, typer.Argument(help="ds_...")], json: AsJson = False
+    dataset_id: Annotated[str, typer.Argument(help="ds_...")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Show the tokens of this base: a quantize job (job_...), or a model id."),
+    ] = None,
+    json: AsJson = False,
 ) -> None:
     """The first rows as training reads them; what is learned is green, or in [brackets]."""
     with Client() as client:
-        rows = client.preview_dataset(dataset_id)
+        found = client.preview_dataset(dataset_id, base=base)
     if json:
-        print_json({"rows": rows})
+        print_json(found.model_dump(mode="json", exclude_none=True))
     else:
-        print_rows(rows)
+        print_preview(found)
 
 
 @app.command()

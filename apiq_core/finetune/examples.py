@@ -66,7 +66,21 @@ def to_examples(
     return examples
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A row as text and as tokens, and where in the text each token ends."""
+
+    text: str
+    example: Example
+    ends: tuple[int, ...]
+
+
 def tokenize(row: Row, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """One row as `read` reads it."""
+    return read(row, tokenizer).example
+
+
+def read(row: Row, tokenizer: PreTrainedTokenizerBase) -> Reading:
     """One row. The text is tokenized as a whole, as it will be when the model is used.
 
     A token that lies across a border is learned if its end is. Raises `UserError`.
@@ -85,7 +99,10 @@ def tokenize(row: Row, tokenizer: PreTrainedTokenizerBase) -> Example:
     ids = [*first, *encoded["input_ids"], *last]
     flags = [False] * len(first) + learned + [True] * len(last)
     prompt_length = flags.index(True) if True in flags else len(flags)
-    return Example(tuple(ids), tuple(flags), prompt_length)
+    ends = (
+        [0] * len(first) + [end for _, end in encoded["offset_mapping"]] + [len(text)] * len(last)
+    )
+    return Reading(text, Example(tuple(ids), tuple(flags), prompt_length), tuple(ends))
 
 
 def cut(example: Example, length: int) -> Example:

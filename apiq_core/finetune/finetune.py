@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from apiq_core.calibration import load_tokenizer
 from apiq_core.checkpoint import write_text
 from apiq_core.device import compute_dtype, matmul_dtype, pick_device
 from apiq_core.errors import Stopped, UserError
@@ -31,6 +30,7 @@ from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
 from apiq_core.meter import Meter
 from apiq_core.skeleton import find_blocks
+from apiq_core.tokenizer import load_tokenizer
 
 PLAIN_TEXT = ".txt"
 

@@ -103,10 +103,10 @@ def test_it_learns_and_stock_tools_read_what_it_learned(
 
 def stock_loss(base: Path, data: Path, adapter: Path) -> float:
     """Of the answers of all rows, with transformers, compressed-tensors and PEFT alone."""
-    from apiq_core.calibration import load_tokenizer
     from apiq_core.finetune.batches import pad
     from apiq_core.finetune.data import read_rows
     from apiq_core.finetune.examples import tokenize
+    from apiq_core.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base / "model")
     rows, _ = read_rows(data)

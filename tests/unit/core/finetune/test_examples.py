@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from apiq_core.calibration import load_tokenizer
 from apiq_core.errors import UserError
 from apiq_core.finetune.examples import Example, to_examples, tokenize, windows
 from apiq_core.finetune.rows import parse
+from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 
 TEMPLATE = (
