@@ -90,6 +90,7 @@ def delete(connection: Connection, dataset_id: str, owner: str | None = None) ->
                 jobs.c.input["calibration"]["source"].as_string() == source,
                 jobs.c.input["evaluation"]["source"].as_string() == source,
                 jobs.c.input["dataset"].as_string() == dataset_id,
+                jobs.c.input["validation"].as_string() == dataset_id,
             )
         )
         .limit(1)

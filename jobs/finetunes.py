@@ -43,23 +43,45 @@ def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneReques
 def check(connection: Connection, request: FinetuneRequest, owner: str) -> dict[str, Any]:
     """What the input says beside the request; raises `UserError` for what cannot be read.
 
-    Called in the transaction that accepts the job: neither base nor dataset is deleted before
+    Called in the transaction that accepts the job: neither base nor datasets are deleted before
     its end.
     """
-    try:
-        dataset = datasets.lock(connection, request.dataset, owner)
-    except DatasetNotFound:
-        raise UserError(
-            "unknown_dataset",
-            f"there is no dataset {request.dataset}",
-            param="dataset",
-            value=request.dataset,
-            legal="a dataset of GET /datasets",
-        ) from None
-    pinned: dict[str, Any] = {"model": request.base, "dataset_kind": dataset.kind}
+    kind = _check_datasets(connection, request, owner)
+    pinned: dict[str, Any] = {"model": request.base, "dataset_kind": kind}
     if request.base_job is not None:
         pinned |= _check_base_job(connection, request.base_job, owner)
     return pinned
+
+
+def _check_datasets(connection: Connection, request: FinetuneRequest, owner: str) -> str:
+    """The kind of them."""
+    wanted = {"dataset": request.dataset}
+    if request.validation is not None:
+        wanted["validation"] = request.validation
+    kinds: dict[str, str] = {}
+    # in one order whoever asks, so that no two transactions wait for each other
+    for param, dataset_id in sorted(wanted.items(), key=lambda item: item[1]):
+        try:
+            kinds[param] = datasets.lock(connection, dataset_id, owner).kind
+        except DatasetNotFound:
+            raise UserError(
+                "unknown_dataset",
+                f"there is no dataset {dataset_id}",
+                param=param,
+                value=dataset_id,
+                legal="a dataset of GET /datasets",
+            ) from None
+    kind = kinds["dataset"]
+    if kinds.get("validation", kind) != kind:
+        raise UserError(
+            "wrong_dataset_kind",
+            f"validation is {request.validation}, a dataset of kind {kinds['validation']}; "
+            f"legal: one of kind {kind}, as dataset",
+            param="validation",
+            value=request.validation,
+            legal=f"a dataset of kind {kind}",
+        )
+    return kind
 
 
 def _check_base_job(connection: Connection, job_id: str, owner: str) -> dict[str, Any]:

@@ -9,7 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 
 from apiq_core.config import LEGAL_MODEL_ID, MODEL_ID, QuantizeConfig, is_model_id
 from apiq_core.finetune.config import FinetuneConfig
@@ -191,6 +199,12 @@ class FinetuneRequest(FinetuneConfig, JobFields):
         description="The rows to train on: `ds_...`, an uploaded dataset.",
         examples=["ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11"],
     )
+    validation: str | None = Field(
+        None,
+        pattern=f"^{DATASET_ID.pattern}$",
+        description="The rows that are held out: `ds_...`, another uploaded dataset of the same "
+        "kind. Default: a share of `dataset`, `validation_fraction`.",
+    )
 
     # what `to_input` adds once the base is known: to find the job by, and to check it by
     PINNED: ClassVar = ("model", "base_manifest_sha256", "dataset_kind")
@@ -200,6 +214,17 @@ class FinetuneRequest(FinetuneConfig, JobFields):
         """The request that a job's `input` came from; `fields` are those of the job itself."""
         asked = {name: value for name, value in job_input.items() if name not in cls.PINNED}
         return cls.model_validate(asked | fields)
+
+    # a check of a field, not of the model, so that the error names it
+    @field_validator("validation")
+    @classmethod
+    def _one_held_out(cls, validation: str | None, info: ValidationInfo) -> str | None:
+        fraction = info.data.get("validation_fraction")  # absent where it is wrong itself
+        if validation is not None and fraction is not None:
+            raise ValueError(f"validation_fraction is given too, {fraction}; legal: one of them")
+        if validation is not None and validation == info.data.get("dataset"):
+            raise ValueError("that is dataset itself; legal: another dataset")
+        return validation
 
     @property
     def base_job(self) -> str | None:
@@ -214,7 +239,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
 
     def to_input(self) -> dict[str, Any]:
         """As `Job.input` holds it, but for what is `PINNED`."""
-        place = self.model_dump(include={"type", "base", "revision", "dataset"})
+        place = self.model_dump(include={"type", "base", "revision", "dataset", "validation"})
         return place | self.config().model_dump(mode="json")
 
 

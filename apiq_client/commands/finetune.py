@@ -17,6 +17,10 @@ def finetune(
     ],
     dataset: Annotated[str, typer.Argument(help="The rows to train on: ds_...")],
     *,
+    validation: Annotated[
+        str | None,
+        typer.Option(help="What is held out: ds_..., instead of a share of DATASET."),
+    ] = None,
     revision: submit.Revision = None,
     label: submit.Labels = None,
     priority: submit.Priority = None,
@@ -34,6 +38,7 @@ def finetune(
         config,
         label,
         hub_token_from_env,
+        validation=validation,
         revision=revision,
         priority=priority,
         device_class=device_class,

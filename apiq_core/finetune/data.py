@@ -106,11 +106,12 @@ class Lines:
         self._held += piece[: MAX_LINE_BYTES + 1 - len(self._held)]
 
 
-def read_rows(path: Path) -> tuple[list[tuple[int, Row]], Findings]:
-    """The rows of a JSONL file by line number. Raises `UserError`: `bad_rows`, `empty_dataset`."""
+def read_rows(path: Path, param: str = "dataset") -> tuple[list[tuple[int, Row]], Findings]:
+    """The rows of a JSONL file by line number. Raises `UserError`: `bad_rows`, `empty_dataset`;
+    `param` is the field that they name."""
     findings = Findings()
     found = [(n, findings.add(n, content)) for n, content in _lines(path)]
-    findings.check("dataset")
+    findings.check(param)
     return [(line, row) for line, row in found if row is not None], findings
 
 

@@ -24,13 +24,22 @@ class Example:
         return len(self.tokens)
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What became of rows."""
+
+    kept: list[Example]
+    cut: int  # rows that lost their end, left out or not
+    left_out: int  # rows in whose first tokens nothing carries loss
+
+
 def to_examples(
     rows: Iterable[tuple[int, Row]],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     *,
     truncate: bool,
-) -> list[Example]:
+) -> Examples:
     """Tokenize `rows` (line numbers and rows).
 
     A row longer than `max_length` loses its end with `truncate`, and is left out where nothing
@@ -38,6 +47,7 @@ def to_examples(
     `no_chat_template`, `nothing_to_learn`.
     """
     examples: list[Example] = []
+    left_out = 0
     too_long: list[int] = []
     for line, row in rows:
         example = tokenize(row, tokenizer)
@@ -46,6 +56,8 @@ def to_examples(
             example = cut(example, max_length)
         if any(example.learned[1:]):  # nothing predicts the first token
             examples.append(example)
+        else:
+            left_out += 1
     if too_long and not truncate:
         lines = ", ".join(map(str, too_long[:SHOWN_LINES]))
         rows_have = "1 row has" if len(too_long) == 1 else f"{len(too_long)} rows have"
@@ -63,7 +75,7 @@ def to_examples(
             f"no row has a token that carries loss within its first {max_length}",
             param="dataset",
         )
-    return examples
+    return Examples(examples, len(too_long), left_out)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ def test_long_rows_are_listed_or_cut(tokenizer: PreTrainedTokenizerBase) -> None
         to_examples(rows, tokenizer, 16, truncate=False)
     assert caught.value.code == "rows_too_long"
     assert "2 rows have more than 16 tokens: line 1, 3;" in caught.value.message
-    first, second = to_examples(rows, tokenizer, 16, truncate=True)
+    found = to_examples(rows, tokenizer, 16, truncate=True)
+    assert (found.cut, found.left_out) == (2, 1)
+    first, second = found.kept
     assert len(first) == 16
     assert learned_text(tokenizer, second) == "short enough</s>"
     with pytest.raises(UserError, match="no row has a token that carries loss"):
