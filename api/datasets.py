@@ -12,17 +12,36 @@ from api.auth import Caller, JobsReader, JobsWriter
 from api.context import Ctx
 from api.ids import DatasetId
 from api.problems import ApiError, keyed
-from api.uploads import MAX_NAME_CHARACTERS, REQUEST_BODY, check_name, receive
+from api.uploads import (
+    JSON,
+    MAX_NAME_CHARACTERS,
+    REQUEST_BODY,
+    check_name,
+    media_type_of,
+    read_hub_dataset,
+    receive,
+)
 from apiq_core.errors import ApiQError
 from apiq_core.finetune.rows import Row
-from jobs import datasets
+from jobs import datasets, hub_datasets
 from jobs.datasets import Dataset
+from jobs.hub_datasets import HubDataset
 from jobs.previews import preview
 from jobs.requests import Base
 from jobs.token_previews import token_preview
 from jobs.uploads import Upload
 
 router = APIRouter(tags=["datasets"])
+
+
+class Origin(BaseModel):
+    """Where on the hub a dataset was fetched."""
+
+    hub: str
+    config: str | None
+    split: str
+    revision: str = Field(description="The commit.")
+    files: list[str] = Field(description="One behind the other.")
 
 
 class DatasetView(BaseModel):
@@ -37,6 +56,11 @@ class DatasetView(BaseModel):
     duplicates: int | None = Field(
         description="Rows that are word for word one of the first million; null of a text."
     )
+    longest_row_characters: int | None = Field(
+        description="Of the row in which most is said: a token is about four of them in English. "
+        "Null of a text."
+    )
+    origin: Origin | None = Field(description="Of a dataset that the hub has; null of an upload.")
     sha256: str
     created_at: datetime
 
@@ -125,7 +149,14 @@ def _view(dataset: Dataset) -> DatasetView:
         "not_utf8",
         "bad_rows",
         "invalid_request",
+        "malformed_json",
+        "hub_dataset_not_found",
+        "hub_dataset_gated",
+        "revision_not_found",
+        "hub_split_not_found",
+        "hub_files_unsupported",
         "quota_exceeded",
+        "hub_unreachable",
         "disk_full",
     ),
     openapi_extra={"requestBody": REQUEST_BODY},
@@ -145,18 +176,37 @@ async def upload_dataset(
 ) -> DatasetView:
     """The body is the file itself, in UTF-8: a text (`curl --data-binary @my.txt -H 'Content-Type:
     text/plain'`) or rows, a line of JSON each (`application/jsonl`); or it is a form with that
-    file (`curl -F file=@my.jsonl`). It is checked and stored as it arrives."""
+    file (`curl -F file=@my.jsonl`). It is checked and stored as it arrives. Or it is JSON that
+    names a dataset of the hub, whose files of JSONL or text are fetched before this answers."""
     if name is not None:
         check_name(name, "?name")
     with Upload(context.settings, context.settings.max_dataset_bytes) as upload:
-        file_name = await receive(request, upload)
-        dataset = await run_in_threadpool(_store, context, caller, upload, name or file_name)
+        if media_type_of(request) == JSON:
+            asked = await read_hub_dataset(request)
+            dataset = await run_in_threadpool(_fetch, context, caller, upload, name, asked)
+        else:
+            file_name = await receive(request, upload)
+            dataset = await run_in_threadpool(_store, context, caller, upload, name or file_name)
     response.headers["location"] = f"/datasets/{dataset.id}"
     return _view(dataset)
 
 
-def _store(context: Ctx, caller: Caller, upload: Upload, name: str | None) -> Dataset:
-    dataset = upload.finish(name, caller.owner)
+def _fetch(
+    context: Ctx, caller: Caller, upload: Upload, name: str | None, asked: HubDataset
+) -> Dataset:
+    found = hub_datasets.find(asked, context.settings)
+    hub_datasets.fetch(found, upload)
+    return _store(context, caller, upload, name or f"{asked.hub} {asked.split}", found.origin)
+
+
+def _store(
+    context: Ctx,
+    caller: Caller,
+    upload: Upload,
+    name: str | None,
+    origin: dict[str, Any] | None = None,
+) -> Dataset:
+    dataset = upload.finish(name, caller.owner, origin)
     with context.database.begin() as connection:
         datasets.reserve(connection, dataset, context.settings)
     try:

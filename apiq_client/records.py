@@ -73,6 +73,8 @@ class Dataset(_Record):
     characters: int
     rows: int | None = None  # None of a text, here and below
     duplicates: int | None = None  # rows that an earlier line has word for word
+    longest_row_characters: int | None = None  # of the row in which most is said
+    origin: dict[str, Any] | None = None  # where on the hub it was fetched; None: uploaded
     sha256: str
     created_at: datetime
 

@@ -25,6 +25,7 @@ from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Preview
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
+FETCH_TIMEOUT_S = 1800.0  # of a dataset that the server downloads before it answers
 TRIES = 4  # of a call that may be repeated, while the server cannot be reached or serve
 MAX_RETRY_AFTER_S = 10.0
 WAIT_S = 25.0  # of one question for a job's next change
@@ -223,6 +224,27 @@ class Client:
                     "content-length": str(file.stat().st_size),
                 },
             )
+        return Dataset.model_validate(answer)
+
+    def fetch_dataset(
+        self,
+        hub: str,
+        *,
+        config: str | None = None,
+        split: str = "train",
+        revision: str | None = None,
+        hub_token: str | None = None,
+        name: str | None = None,
+    ) -> Dataset:
+        """Let the server fetch a split of a dataset of the hub: its files of JSONL or of text."""
+        body = {"hub": hub, "config": config, "split": split, "revision": revision}
+        answer = self._call(
+            "POST",
+            "/datasets",
+            params={} if name is None else {"name": name},
+            json=body if hub_token is None else body | {"hub_token": hub_token},
+            timeout=FETCH_TIMEOUT_S,
+        )
         return Dataset.model_validate(answer)
 
     def datasets(self) -> list[Dataset]:

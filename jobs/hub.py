@@ -53,6 +53,17 @@ class HubModel:
         return [name for name, _ in self.sizes_bytes]
 
 
+@dataclass(frozen=True)
+class HubRepository:
+    """A dataset repository at one commit."""
+
+    name: str
+    commit: str
+    sizes_bytes: tuple[tuple[str, int], ...]  # of its files, by name
+    configs: list[dict[str, Any]] = field(default_factory=list)  # as its card has them
+    token: str | None = field(default=None, repr=False)  # what it was found with
+
+
 def endpoint() -> str:
     """The hub's address."""
     return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
@@ -144,12 +155,34 @@ def download_plain_files(model: HubModel, names: Iterable[str], directory: Path)
             _download(model, name, directory)
 
 
-def download_dataset_file(repository: str, name: str, directory: Path) -> Path:
+def find_dataset(
+    repository: str, revision: str | None, *, timeout_s: float, token: str | None = None
+) -> HubRepository:
+    """Resolve a dataset repository and a revision to a commit. Raises as `find_model`."""
+    with _hub_errors(repository, revision):
+        info = _api(token).dataset_info(
+            repository, revision=revision, files_metadata=True, timeout=timeout_s
+        )
+        if info.sha is None:
+            raise InfraError("hub_unreachable", f"{endpoint()} names no commit of {repository}")
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        configs = getattr(info.card_data, "configs", None)
+    configs = [x for x in configs if isinstance(x, dict)] if isinstance(configs, list) else []
+    return HubRepository(repository, info.sha, tuple(sizes.items()), configs, token)
+
+
+def download_dataset_file(repository: HubRepository, name: str, directory: Path) -> Path:
     """Fetch one file of a dataset repository."""
-    with _hub_errors(repository, None):
+    with _hub_errors(repository.name, repository.commit):
         return Path(
             hf_hub_download(
-                repository, name, repo_type="dataset", local_dir=directory, endpoint=endpoint()
+                repository.name,
+                name,
+                repo_type="dataset",
+                revision=repository.commit,
+                local_dir=directory,
+                endpoint=endpoint(),
+                token=repository.token,
             )
         )
 

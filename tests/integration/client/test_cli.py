@@ -333,6 +333,11 @@ def test_datasets_of_rows(apiq: Command, tmp_path: Path) -> None:
     assert len(told) == 20
 
 
+def test_a_dataset_of_a_hub_that_is_away(apiq: Command) -> None:
+    refused = apiq("datasets", "fetch", "org/name", "--split", "test", code=1)
+    assert refused.stderr.rstrip().endswith("[hub_unreachable]")
+
+
 def test_models(apiq: Command, tiny_model: Path, tmp_path: Path) -> None:
     apiq.environment["APIQ_MODELS_DIR"] = str(tmp_path / "models")
     apiq("models", "import", str(tiny_model), "--name", "org/imported")
