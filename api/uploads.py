@@ -76,7 +76,8 @@ async def read_hub_dataset(request: Request) -> HubDataset:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ApiError("malformed_json", f"the body is not JSON: {error}") from None
+        legal = 'legal: {"hub": "org/name"}; rows are application/jsonl'
+        raise ApiError("malformed_json", f"the body is not JSON: {error}; {legal}") from None
     try:
         return HubDataset.model_validate(content)
     except ValidationError as error:
