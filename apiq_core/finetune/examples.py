@@ -155,7 +155,11 @@ def chat_segments(
     written = ""
     for number, message in enumerate(messages):
         if message["role"] == "assistant":
-            header = _render(tokenizer, messages[:number], add_generation_prompt=True)
+            header = (
+                _render(tokenizer, messages[:number], add_generation_prompt=True)
+                if number
+                else _before(message["content"], _render(tokenizer, messages[:1]))
+            )
             segments.append(Segment(_behind(header, written), False))
             written = header
         text = _render(tokenizer, messages[: number + 1])
@@ -176,11 +180,18 @@ def _render(
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:
         raise UserError(
             "chat_template_refuses", f"the chat template refuses a row: {error}", param="dataset"
         ) from None
     return str(text)
+
+
+def _before(content: str, text: str) -> str:
+    """The header of an answer to nothing, for which no template can be asked; all of `text` where
+    `content` is not in it, so that nothing of it is learned."""
+    said = content.strip()
+    return text[: text.find(said)] if said and said in text else text
 
 
 def _behind(text: str, written: str) -> str:

@@ -66,12 +66,22 @@ def test_loss_is_on_what_the_assistant_says(tokenizer: PreTrainedTokenizerBase) 
     assert str(tokenizer.decode(found.tokens)) == whole
 
 
+def test_the_assistant_may_speak_first(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = TEMPLATE
+    found = example(tokenizer, messages=[CHAT[4], *CHAT[1:3]])
+    assert learned_text(tokenizer, found) == "Green.\nBlue, as the sea.\n"
+    silent = CHAT[4] | {"content": " "}
+    found = example(tokenizer, messages=[silent, *CHAT[1:3]])
+    assert learned_text(tokenizer, found) == "Blue, as the sea.\n"
+
+
 @pytest.mark.parametrize(
     ("template", "code"),
     [
         (None, "no_chat_template"),
         ("{{ messages[-1].content }}", "unusable_chat_template"),
         ("{{ raise_exception('roles must alternate') }}", "chat_template_refuses"),
+        ("{{ messages[0].content + 1 }}", "chat_template_refuses"),
     ],
 )
 def test_templates_that_will_not_do(
