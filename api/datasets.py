@@ -1,7 +1,8 @@
 """What is uploaded: texts to calibrate on or to be measured on, rows to train on."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -10,15 +11,37 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import Caller, JobsReader, JobsWriter
 from api.context import Ctx
 from api.ids import DatasetId
-from api.problems import keyed
-from api.uploads import MAX_NAME_CHARACTERS, REQUEST_BODY, check_name, receive
+from api.problems import ApiError, keyed
+from api.uploads import (
+    JSON,
+    MAX_NAME_CHARACTERS,
+    REQUEST_BODY,
+    check_name,
+    media_type_of,
+    read_hub_dataset,
+    receive,
+)
+from apiq_core.errors import ApiQError
 from apiq_core.finetune.rows import Row
-from jobs import datasets
+from jobs import datasets, hub_datasets
 from jobs.datasets import Dataset
+from jobs.hub_datasets import HubDataset
 from jobs.previews import preview
+from jobs.requests import Base
+from jobs.token_previews import token_preview
 from jobs.uploads import Upload
 
 router = APIRouter(tags=["datasets"])
+
+
+class Origin(BaseModel):
+    """Where on the hub a dataset was fetched."""
+
+    hub: str
+    config: str | None
+    split: str
+    revision: str = Field(description="The commit.")
+    files: list[str] = Field(description="One behind the other.")
 
 
 class DatasetView(BaseModel):
@@ -33,6 +56,11 @@ class DatasetView(BaseModel):
     duplicates: int | None = Field(
         description="Rows that are word for word one of the first million; null of a text."
     )
+    longest_row_characters: int | None = Field(
+        description="Of the row in which most is said: a token is about four of them in English. "
+        "Null of a text."
+    )
+    origin: Origin | None = Field(description="Of a dataset that the hub has; null of an upload.")
     sha256: str
     created_at: datetime
 
@@ -49,27 +77,60 @@ class SegmentView(BaseModel):
     role: str | None = Field(default=None, description="Who says it, if the row is a chat.")
 
 
+class TokenView(BaseModel):
+    """A token of a row, in the order in which the model reads them."""
+
+    id: int
+    text: str = Field(
+        description="What it adds to the text; empty of the later tokens of one character."
+    )
+    learned: bool = Field(description="Whether its loss counts.")
+
+
 class RowView(BaseModel):
     """A row as training reads it. The template of a chat belongs to the model: it is added there,
     and a segment is a message here."""
 
     shape: str = Field(description="`messages`, `prompt`, `instruction`, `question` or `text`.")
     segments: list[SegmentView]
+    tokens: list[TokenView] | None = Field(
+        default=None, description="With `base`: its first 1,000 tokens, template included."
+    )
+    length: int | None = Field(default=None, description="With `base`: how many there are.")
+    learned: int | None = Field(
+        default=None, description="With `base`: how many of them carry loss."
+    )
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: Row, read: Mapping[str, Any] | None = None) -> Self:
         said = [
             SegmentView(text=m["content"], learned=m["role"] == "assistant", role=m["role"])
             for m in row.messages
         ]
-        read = [SegmentView(text=s.text, learned=s.learned) for s in row.segments]
-        return cls(shape=row.shape, segments=said or read)
+        segments = [SegmentView(text=s.text, learned=s.learned) for s in row.segments]
+        return cls(shape=row.shape, segments=said or segments, **(read or {}))
+
+
+class TokenCountsView(BaseModel):
+    """Tokens of the dataset, as training with `base` reads it."""
+
+    rows: int = Field(description="So many were counted; a text is one.")
+    tokens: int
+    learned: int = Field(description="Tokens that carry loss.")
+    longest: int = Field(description="Tokens of the longest row.")
+    context: int | None = Field(None, description="The most that the model takes.")
+    over_context: int | None = Field(
+        None, description="Rows longer than that; not of a text, which is cut into windows."
+    )
+    counted_bytes: int = Field(description="So much of the dataset was read.")
+    is_partial: bool = Field(description="Whether that is only its beginning: 4 MiB.")
 
 
 class Preview(BaseModel):
     """The first three rows; a text is one, of its first 1,000 characters."""
 
     rows: list[RowView]
+    counts: TokenCountsView | None = Field(default=None, description="With `base`.")
 
 
 def _view(dataset: Dataset) -> DatasetView:
@@ -88,7 +149,14 @@ def _view(dataset: Dataset) -> DatasetView:
         "not_utf8",
         "bad_rows",
         "invalid_request",
+        "malformed_json",
+        "hub_dataset_not_found",
+        "hub_dataset_gated",
+        "revision_not_found",
+        "hub_split_not_found",
+        "hub_files_unsupported",
         "quota_exceeded",
+        "hub_unreachable",
         "disk_full",
     ),
     openapi_extra={"requestBody": REQUEST_BODY},
@@ -108,18 +176,37 @@ async def upload_dataset(
 ) -> DatasetView:
     """The body is the file itself, in UTF-8: a text (`curl --data-binary @my.txt -H 'Content-Type:
     text/plain'`) or rows, a line of JSON each (`application/jsonl`); or it is a form with that
-    file (`curl -F file=@my.jsonl`). It is checked and stored as it arrives."""
+    file (`curl -F file=@my.jsonl`). It is checked and stored as it arrives. Or it is JSON that
+    names a dataset of the hub, whose files of JSONL or text are fetched before this answers."""
     if name is not None:
         check_name(name, "?name")
     with Upload(context.settings, context.settings.max_dataset_bytes) as upload:
-        file_name = await receive(request, upload)
-        dataset = await run_in_threadpool(_store, context, caller, upload, name or file_name)
+        if media_type_of(request) == JSON:
+            asked = await read_hub_dataset(request)
+            dataset = await run_in_threadpool(_fetch, context, caller, upload, name, asked)
+        else:
+            file_name = await receive(request, upload)
+            dataset = await run_in_threadpool(_store, context, caller, upload, name or file_name)
     response.headers["location"] = f"/datasets/{dataset.id}"
     return _view(dataset)
 
 
-def _store(context: Ctx, caller: Caller, upload: Upload, name: str | None) -> Dataset:
-    dataset = upload.finish(name, caller.owner)
+def _fetch(
+    context: Ctx, caller: Caller, upload: Upload, name: str | None, asked: HubDataset
+) -> Dataset:
+    found = hub_datasets.find(asked, context.settings)
+    hub_datasets.fetch(found, upload)
+    return _store(context, caller, upload, name or f"{asked.hub} {asked.split}", found.origin)
+
+
+def _store(
+    context: Ctx,
+    caller: Caller,
+    upload: Upload,
+    name: str | None,
+    origin: dict[str, Any] | None = None,
+) -> Dataset:
+    dataset = upload.finish(name, caller.owner, origin)
     with context.database.begin() as connection:
         datasets.reserve(connection, dataset, context.settings)
     try:
@@ -156,13 +243,55 @@ def get_dataset(dataset_id: DatasetId, context: Ctx, caller: JobsReader) -> Data
     "/datasets/{dataset_id}/preview",
     summary="Show how a dataset begins",
     response_model_exclude_none=True,
-    responses=keyed("dataset_not_found", "artifact_not_found", "not_ready"),
+    responses=keyed(
+        "dataset_not_found",
+        "artifact_not_found",
+        "base_not_found",
+        "base_not_ready",
+        "model_not_found",
+        "missing_tokenizer",
+        "tokenizer_too_large",
+        "tokenizer_fails",
+        "no_chat_template",
+        "unusable_chat_template",
+        "chat_template_refuses",
+        "hub_unreachable",
+        "not_ready",
+    ),
 )
-def preview_dataset(dataset_id: DatasetId, context: Ctx, caller: JobsReader) -> Preview:
-    """Its first rows as training reads them, and what of them is learned."""
+def preview_dataset(
+    dataset_id: DatasetId,
+    context: Ctx,
+    caller: JobsReader,
+    base: Annotated[
+        Base | None,
+        Query(
+            description="A `base` as of a finetune job: `job_...`, or a model id. Its tokenizer "
+            "and chat template are used; a gated model needs the token of the server.",
+        ),
+    ] = None,
+) -> Preview:
+    """Its first rows as training reads them, and what of them is learned. With `base` in the
+    tokens of that model, and how many of them there are."""
     with context.database.read() as connection:
         dataset = datasets.get(connection, dataset_id, caller.sees)
-    return Preview(rows=[RowView.of(row) for row in preview(context.store, dataset)])
+    rows = preview(context.store, dataset)
+    if base is None:
+        return Preview(rows=[RowView.of(row) for row in rows])
+    try:
+        found = token_preview(
+            dataset, base, caller.sees, context.database, context.store, context.settings
+        )
+    except ApiQError as error:
+        raise ApiError(
+            error.code, error.message, pointer="?base", value=error.value, legal=error.legal
+        ) from None
+    return Preview(
+        rows=[RowView.of(row, read) for row, read in zip(rows, found.rows, strict=True)],
+        counts=TokenCountsView(
+            **found.counts, counted_bytes=found.counted_bytes, is_partial=found.is_partial
+        ),
+    )
 
 
 @router.delete(

@@ -1,21 +1,26 @@
 """The body of an upload, raw or in a form, into a `jobs.uploads.Upload`."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from fastapi import Request
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from api.forms import MAX_OVERHEAD_BYTES, MEDIA_TYPE, FileForm
 from api.limits import DRAIN_BYTES
 from api.problems import ApiError
-from api.validation import quoted
+from api.validation import describe, quoted
 from apiq_core.errors import UserError
-from jobs.texts import ROWS, TEXT
+from jobs.hub_datasets import HubDataset
+from jobs.texts import ROWS, SUFFIXES, TEXT
 from jobs.uploads import Upload
 
 MAX_NAME_CHARACTERS = 200
+MAX_JSON_BYTES = 64 * 1024
+JSON = "application/json"
 
 KINDS = {
     "text/plain": TEXT,
@@ -23,7 +28,6 @@ KINDS = {
     "application/x-ndjson": ROWS,
     "application/x-jsonlines": ROWS,
 }
-SUFFIXES = {".txt": TEXT, ".jsonl": ROWS, ".ndjson": ROWS}
 ROW = '{"question": "How many legs has a spider?", "answer": "Eight."}'
 REQUEST_BODY = {
     "required": True,
@@ -33,6 +37,10 @@ REQUEST_BODY = {
             media_type: {"schema": {"type": "string"}, "example": f"{ROW}\n"}
             for media_type, kind in KINDS.items()
             if kind == ROWS
+        },
+        JSON: {
+            "schema": HubDataset.model_json_schema(),
+            "example": {"hub": "org/name", "split": "train"},
         },
         MEDIA_TYPE: {
             "schema": {
@@ -54,14 +62,38 @@ REQUEST_BODY = {
 }
 
 
+def media_type_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_hub_dataset(request: Request) -> HubDataset:
+    """The body of a request for a dataset of the hub."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise ApiError("body_too_large", f"the body is over {MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        legal = 'legal: {"hub": "org/name"}; rows are application/jsonl'
+        raise ApiError("malformed_json", f"the body is not JSON: {error}; {legal}") from None
+    try:
+        return HubDataset.model_validate(content)
+    except ValidationError as error:
+        entries = [{**entry, "loc": ("body", *entry["loc"])} for entry in error.errors()]
+        first = describe(entries[0], HubDataset)
+        raise ApiError("invalid_request", first.detail, pointer=first.pointer) from None
+
+
 async def receive(request: Request, upload: Upload) -> str | None:
     """Check and keep the body; the name of the file, if it came in a form with one."""
     content_type = request.headers.get("content-type", "")
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = media_type_of(request)
     if media_type == MEDIA_TYPE:
         return await _receive_form(request, content_type, upload)
     if media_type not in KINDS:
-        legal = [*KINDS, MEDIA_TYPE]
+        legal = [*KINDS, MEDIA_TYPE, JSON]
         raise ApiError(
             "unsupported_media_type",
             f"content-type is {quoted(media_type)}; legal: {', '.join(legal)} (in UTF-8)",

@@ -32,10 +32,10 @@ class FieldError(BaseModel):
     )
 
 
-def describe(error: Mapping[str, Any]) -> FieldError:
-    """One entry of `RequestValidationError.errors()` in our words."""
+def describe(error: Mapping[str, Any], root: type[BaseModel] = QuantizeRequest) -> FieldError:
+    """One entry of `RequestValidationError.errors()` in our words; `root` is the body's model,
+    where it has no `type`."""
     place, *full_path = error["loc"]
-    root: type[BaseModel] = QuantizeRequest
     if error["type"] == "union_tag_invalid":
         tag = (error.get("ctx") or {}).get("tag")
         detail = f"type is {quoted(tag)}; legal: {', '.join(REQUESTS)}"

@@ -75,6 +75,8 @@ class Dataset(_Record):
     characters: int
     rows: int | None = None  # None of a text, here and below
     duplicates: int | None = None  # rows that an earlier line has word for word
+    longest_row_characters: int | None = None  # of the row in which most is said
+    origin: dict[str, Any] | None = None  # where on the hub it was fetched; None: uploaded
     sha256: str
     created_at: datetime
 
@@ -87,8 +89,39 @@ class Segment(_Record):
     role: str | None = None  # who says it, in a chat
 
 
+class Token(_Record):
+    """A token that a model reads."""
+
+    id: int
+    text: str  # what it adds to the text
+    learned: bool  # its loss counts
+
+
 class Row(_Record):
     """One of the rows with which a dataset begins."""
 
     shape: str  # messages, prompt, instruction, question, text
     segments: list[Segment]
+    tokens: list[Token] | None = None  # the first of them; without a base None, here and below
+    length: int | None = None  # tokens
+    learned: int | None = None  # tokens that carry loss
+
+
+class TokenCounts(_Record):
+    """How many tokens a dataset has, or its beginning."""
+
+    rows: int
+    tokens: int
+    learned: int  # that carry loss
+    longest: int  # tokens of the longest row
+    context: int | None = None  # the most that the model takes
+    over_context: int | None = None  # rows longer than that
+    counted_bytes: int
+    is_partial: bool  # there is more of the dataset
+
+
+class Preview(_Record):
+    """How a dataset begins."""
+
+    rows: list[Row]
+    counts: TokenCounts | None = None  # with a base

@@ -21,10 +21,11 @@ import httpx
 from apiq_client.download import OnBytes, check_directory, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
-from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Row
+from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Preview
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
+FETCH_TIMEOUT_S = 1800.0  # of a dataset that the server downloads before it answers
 TRIES = 4  # of a call that may be repeated, while the server cannot be reached or serve
 MAX_RETRY_AFTER_S = 10.0
 WAIT_S = 25.0  # of one question for a job's next change
@@ -227,16 +228,41 @@ class Client:
             )
         return Dataset.model_validate(answer)
 
+    def fetch_dataset(
+        self,
+        hub: str,
+        *,
+        config: str | None = None,
+        split: str = "train",
+        revision: str | None = None,
+        hub_token: str | None = None,
+        name: str | None = None,
+    ) -> Dataset:
+        """Let the server fetch a split of a dataset of the hub: its files of JSONL or of text."""
+        body = {"hub": hub, "config": config, "split": split, "revision": revision}
+        answer = self._call(
+            "POST",
+            "/datasets",
+            params={} if name is None else {"name": name},
+            json=body if hub_token is None else body | {"hub_token": hub_token},
+            timeout=FETCH_TIMEOUT_S,
+        )
+        return Dataset.model_validate(answer)
+
     def datasets(self) -> list[Dataset]:
         return [Dataset.model_validate(x) for x in self._call("GET", "/datasets")["datasets"]]
 
     def dataset(self, dataset_id: str) -> Dataset:
         return Dataset.model_validate(self._call("GET", f"/datasets/{_part(dataset_id)}"))
 
-    def preview_dataset(self, dataset_id: str) -> list[Row]:
-        """Its first rows as training reads them; a text is one, of its first characters."""
-        answer = self._call("GET", f"/datasets/{_part(dataset_id)}/preview")
-        return [Row.model_validate(row) for row in answer["rows"]]
+    def preview_dataset(self, dataset_id: str, *, base: str | None = None) -> Preview:
+        """Its first rows as training reads them; a text is one, of its first characters.
+
+        With `base` (a job or a model id, as of `finetune`) in the tokens of that model, counted.
+        """
+        params = {} if base is None else {"base": base}
+        path = f"/datasets/{_part(dataset_id)}/preview"
+        return Preview.model_validate(self._call("GET", path, params=params))
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._request("DELETE", f"/datasets/{_part(dataset_id)}")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from apiq_client.errors import ApiqError, ProblemError
-from apiq_client.records import Job, Row
+from apiq_client.records import Job, Preview, Row, Token, TokenCounts
 
 out = Console(soft_wrap=True, markup=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
@@ -42,19 +42,61 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         out.print("  ".join(cells).rstrip())
 
 
-def print_rows(rows: Iterable[Row]) -> None:
-    """What a model reads, and what of it is learned: green on a terminal, elsewhere in brackets."""
-    for number, row in enumerate(rows, 1):
-        out.print(f"--- row {number} ({row.shape})")
-        for segment in row.segments:
-            text = segment.text if out.is_terminal or not segment.learned else f"[{segment.text}]"
-            out.print(f"{segment.role}: " if segment.role else "", end="")
-            out.print(
-                Text(text, style="bold green" if segment.learned else ""),
-                end="\n" if segment.role else "",
-            )
-        if not row.segments[-1].role:
-            out.print()
+def print_preview(preview: Preview) -> None:
+    """What a model reads, and what of it is learned: green on a terminal, elsewhere in brackets.
+
+    Tokens are told apart by every other one's underline, elsewhere by `|`.
+    """
+    for number, row in enumerate(preview.rows, 1):
+        if row.tokens is None:
+            out.print(f"--- row {number} ({row.shape})")
+            _print_segments(row)
+        else:
+            counted = f"{row.length} tokens, {row.learned} carry loss"
+            out.print(f"--- row {number} ({row.shape}): {counted}")
+            _print_tokens(row.tokens, is_cut=len(row.tokens) < (row.length or 0))
+    if preview.counts is not None:
+        out.print(f"--- {_describe_counts(preview.counts)}")
+
+
+def _print_segments(row: Row) -> None:
+    for segment in row.segments:
+        text = segment.text if out.is_terminal or not segment.learned else f"[{segment.text}]"
+        out.print(f"{segment.role}: " if segment.role else "", end="")
+        out.print(
+            Text(text, style="bold green" if segment.learned else ""),
+            end="\n" if segment.role else "",
+        )
+    if not row.segments[-1].role:
+        out.print()
+
+
+def _print_tokens(tokens: Sequence[Token], *, is_cut: bool) -> None:
+    line = Text()
+    for number, token in enumerate(tokens):
+        if out.is_terminal:
+            styles = ["bold green"] if token.learned else []
+            line.append(token.text, style=" ".join([*styles, *["underline"] * (number % 2)]))
+        else:
+            line.append("|" if number else "")
+            line.append(f"[{token.text}]" if token.learned else token.text)
+    line.append(" ..." if is_cut else "")
+    out.print(line)
+
+
+def _describe_counts(counts: TokenCounts) -> str:
+    size = describe_bytes(counts.counted_bytes)
+    whole = f"the first {size} of the dataset" if counts.is_partial else "the whole dataset"
+    rows = "1 row" if counts.rows == 1 else f"{counts.rows} rows"
+    over = (
+        ""
+        if counts.over_context is None
+        else f"; {counts.over_context} longer than the context of {counts.context}"
+    )
+    return (
+        f"{whole}: {rows}, {counts.tokens} tokens, {counts.learned} carry loss; "
+        f"the longest row has {counts.longest}{over}"
+    )
 
 
 def describe_bytes(count: float) -> str:

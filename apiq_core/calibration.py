@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from apiq_core.config import DATA_FREE, QuantizeConfig
 from apiq_core.errors import UserError
@@ -68,18 +68,6 @@ def draw_windows(
         evaluation=_begin(scored.view(evaluation.samples, evaluation.length), tokenizer),
         in_domain=in_domain,
     )
-
-
-def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            model_dir, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "corrupt_tokenizer", f"the tokenizer does not load: {error}", param="model"
-        ) from None
-    return tokenizer
 
 
 def builtin_text() -> str:

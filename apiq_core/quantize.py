@@ -12,7 +12,7 @@ import torch
 
 from apiq_core.artifact import Artifact
 from apiq_core.block import Block, student_weights
-from apiq_core.calibration import draw_windows, load_tokenizer
+from apiq_core.calibration import draw_windows
 from apiq_core.checkpoint import Checkpoint, write_text
 from apiq_core.config import QuantizeConfig
 from apiq_core.device import compute_dtype, matmul_dtype, pick_device, return_freed_memory
@@ -34,6 +34,7 @@ from apiq_core.resolve import resolve
 from apiq_core.resume import earlier_plan, take_over, to_metadata
 from apiq_core.skeleton import Skeleton, input_groups
 from apiq_core.stream import Stream
+from apiq_core.tokenizer import load_tokenizer
 
 
 def quantize(

@@ -17,6 +17,7 @@ class TextContent:
     kind = TEXT
     rows = None
     duplicates = None
+    longest_row_characters = None
 
     def __init__(self) -> None:
         self.characters = 0
@@ -74,6 +75,10 @@ class RowsContent:
     @property
     def duplicates(self) -> int:
         return self._findings.duplicates
+
+    @property
+    def longest_row_characters(self) -> int:
+        return self._findings.longest_characters
 
     def write(self, chunk: bytes) -> None:
         self.characters += len(self._decoder.decode(chunk))

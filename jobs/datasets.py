@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select, update
 
@@ -32,6 +33,9 @@ class Dataset:
     duplicates: int | None  # rows that an earlier line has word for word
     sha256: str
     created_at: datetime
+    # characters of the row in which most is said; NULL of those from before it was counted, too
+    longest_row_characters: int | None = None
+    origin: dict[str, Any] | None = None  # where it was fetched from; NULL: uploaded
 
 
 def reserve(connection: Connection, dataset: Dataset, settings: Settings) -> None:
@@ -90,6 +94,7 @@ def delete(connection: Connection, dataset_id: str, owner: str | None = None) ->
                 jobs.c.input["calibration"]["source"].as_string() == source,
                 jobs.c.input["evaluation"]["source"].as_string() == source,
                 jobs.c.input["dataset"].as_string() == dataset_id,
+                jobs.c.input["validation"].as_string() == dataset_id,
             )
         )
         .limit(1)

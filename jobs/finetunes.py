@@ -50,21 +50,38 @@ def check_made(request: FinetuneRequest, base: QuantizeRequest, facts: ModelFact
     check_rank(request, facts)
 
 
-def lock_dataset(connection: Connection, request: FinetuneRequest, owner: str) -> str:
-    """The kind of the dataset, which nobody deletes before this transaction ends.
+def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) -> str:
+    """The kind of the datasets, which nobody deletes before this transaction ends.
 
-    Raises `UserError(unknown_dataset)`.
+    Raises `UserError` where one is unknown, or they are not of one kind.
     """
-    try:
-        return datasets.lock(connection, request.dataset, owner).kind
-    except DatasetNotFound:
+    wanted = {"dataset": request.dataset}
+    if request.validation is not None:
+        wanted["validation"] = request.validation
+    kinds: dict[str, str] = {}
+    # in one order whoever asks, so that no two transactions wait for each other
+    for param, dataset_id in sorted(wanted.items(), key=lambda item: item[1]):
+        try:
+            kinds[param] = datasets.lock(connection, dataset_id, owner).kind
+        except DatasetNotFound:
+            raise UserError(
+                "unknown_dataset",
+                f"there is no dataset {dataset_id}",
+                param=param,
+                value=dataset_id,
+                legal="a dataset of GET /datasets",
+            ) from None
+    kind = kinds["dataset"]
+    if kinds.get("validation", kind) != kind:
         raise UserError(
-            "unknown_dataset",
-            f"there is no dataset {request.dataset}",
-            param="dataset",
-            value=request.dataset,
-            legal="a dataset of GET /datasets",
-        ) from None
+            "wrong_dataset_kind",
+            f"validation is {request.validation}, a dataset of kind {kinds['validation']}; "
+            f"legal: one of kind {kind}, as dataset",
+            param="validation",
+            value=request.validation,
+            legal=f"a dataset of kind {kind}",
+        )
+    return kind
 
 
 def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, owner: str) -> Job:

@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ OnBytes = Callable[[int, int], None]  # (done, total) bytes of a download
 
 # everything that is ever fetched of a model repository, beside the weights
 PLAIN_FILES = ("config.json", *COMPANIONS, INDEX_FILE)
+MAX_PLAIN_BYTES = 256 * 2**20  # of those that a preview needs
 WEIGHTS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
 
@@ -50,6 +51,17 @@ class HubModel:
     @property
     def names(self) -> list[str]:
         return [name for name, _ in self.sizes_bytes]
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """A dataset repository at one commit."""
+
+    name: str
+    commit: str
+    sizes_bytes: tuple[tuple[str, int], ...]  # of its files, by name
+    configs: list[dict[str, Any]] = field(default_factory=list)  # as its card has them
+    token: str | None = field(default=None, repr=False)  # what it was found with
 
 
 def endpoint() -> str:
@@ -126,12 +138,51 @@ def download_model(model: HubModel, directory: Path, on_bytes: OnBytes) -> None:
             on_bytes(done_bytes, total_bytes)
 
 
-def download_dataset_file(repository: str, name: str, directory: Path) -> Path:
+def download_plain_files(model: HubModel, names: Iterable[str], directory: Path) -> None:
+    """Fetch those of `names` that there are. Raises `UserError(tokenizer_too_large)`."""
+    sizes = {name: size for name, size in model.sizes_bytes if name in set(names)}
+    if (size_bytes := sum(sizes.values())) > MAX_PLAIN_BYTES:
+        raise UserError(
+            "tokenizer_too_large",
+            f"config and tokenizer of {model.model_id} have {size_bytes} bytes; legal: at most "
+            f"{MAX_PLAIN_BYTES} bytes",
+            param="model",
+            value=size_bytes,
+            legal={"at_most": MAX_PLAIN_BYTES},
+        )
+    with _hub_errors(model.model_id, model.commit):
+        for name in sizes:
+            _download(model, name, directory)
+
+
+def find_dataset(
+    repository: str, revision: str | None, *, timeout_s: float, token: str | None = None
+) -> HubRepository:
+    """Resolve a dataset repository and a revision to a commit. Raises as `find_model`."""
+    with _hub_errors(repository, revision):
+        info = _api(token).dataset_info(
+            repository, revision=revision, files_metadata=True, timeout=timeout_s
+        )
+        if info.sha is None:
+            raise InfraError("hub_unreachable", f"{endpoint()} names no commit of {repository}")
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        configs = getattr(info.card_data, "configs", None)
+    configs = [x for x in configs if isinstance(x, dict)] if isinstance(configs, list) else []
+    return HubRepository(repository, info.sha, tuple(sizes.items()), configs, token)
+
+
+def download_dataset_file(repository: HubRepository, name: str, directory: Path) -> Path:
     """Fetch one file of a dataset repository."""
-    with _hub_errors(repository, None):
+    with _hub_errors(repository.name, repository.commit):
         return Path(
             hf_hub_download(
-                repository, name, repo_type="dataset", local_dir=directory, endpoint=endpoint()
+                repository.name,
+                name,
+                repo_type="dataset",
+                revision=repository.commit,
+                local_dir=directory,
+                endpoint=endpoint(),
+                token=repository.token,
             )
         )
 

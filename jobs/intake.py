@@ -285,7 +285,7 @@ def _check_inputs(connection: Connection, order: Order) -> Order:
         return order
     pinned: dict[str, Any] = {
         "model": request.base,
-        "dataset_kind": finetunes.lock_dataset(connection, request, order.owner),
+        "dataset_kind": finetunes.lock_datasets(connection, request, order.owner),
     }
     waits_for = None
     if order.base is not None:

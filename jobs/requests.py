@@ -107,6 +107,7 @@ def _check_hub_token(token: SecretStr) -> SecretStr:
 
 
 Revision = Annotated[str, AfterValidator(_check_revision)]
+Base = Annotated[str, AfterValidator(_check_base)]
 
 HubToken = Annotated[
     SecretStr,
@@ -210,7 +211,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
     """
 
     type: Literal["finetune"] = Field(description="What kind of job this is.")
-    base: Annotated[str, AfterValidator(_check_base)] = Field(
+    base: Base = Field(
         description="What is trained: a quantize job (`job_...`), whose adapter is trained around "
         "its packed integers once it has succeeded, or a model id. A model is quantized first if "
         "`bits` or `bits_per_weight` says so; else its weights stay as they are.",
@@ -223,6 +224,12 @@ class FinetuneRequest(FinetuneConfig, JobFields):
         pattern=f"^{DATASET_ID.pattern}$",
         description="The rows to train on: `ds_...`, an uploaded dataset.",
         examples=["ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11"],
+    )
+    validation: str | None = Field(
+        None,
+        pattern=f"^{DATASET_ID.pattern}$",
+        description="The rows that are held out: `ds_...`, another uploaded dataset of the same "
+        "kind. Default: a share of `dataset`, `validation_fraction`.",
     )
     bits: Bits | None = Field(
         None,
@@ -264,6 +271,17 @@ class FinetuneRequest(FinetuneConfig, JobFields):
         QuantizeConfig.model_validate(width | options.model_dump(exclude_unset=True))
         return options
 
+    # a check of a field, not of the model, so that the error names it
+    @field_validator("validation")
+    @classmethod
+    def _one_held_out(cls, validation: str | None, info: ValidationInfo) -> str | None:
+        fraction = info.data.get("validation_fraction")  # absent where it is wrong itself
+        if validation is not None and fraction is not None:
+            raise ValueError(f"validation_fraction is given too, {fraction}; legal: one of them")
+        if validation is not None and validation == info.data.get("dataset"):
+            raise ValueError("that is dataset itself; legal: another dataset")
+        return validation
+
     @property
     def base_job(self) -> str | None:
         """The id of the quantize job that is trained on; None for a model."""
@@ -285,7 +303,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
 
     def to_input(self) -> dict[str, Any]:
         """As `Job.input` holds it, but for what is `PINNED`."""
-        place = self.model_dump(include={"type", "base", "revision", "dataset"})
+        place = self.model_dump(include={"type", "base", "revision", "dataset", "validation"})
         return place | self.config().model_dump(mode="json")
 
 

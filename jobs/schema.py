@@ -188,6 +188,8 @@ datasets = Table(
     Column("deleted_at", Timestamp),  # nobody sees it any more; a sweep removes it
     Column("rows", BigInteger),
     Column("duplicates", BigInteger),
+    Column("longest_row_characters", BigInteger),
+    Column("origin", Json),
     CheckConstraint("kind IN ('text', 'rows')", name="kind"),
     CheckConstraint("(kind = 'rows') = (rows IS NOT NULL)", name="rows"),
     CheckConstraint("(kind = 'rows') = (duplicates IS NOT NULL)", name="duplicates"),

@@ -21,6 +21,7 @@ DATASET = "dataset:"
 # kinds of uploaded datasets
 TEXT = "text"
 ROWS = "rows"
+SUFFIXES = {".txt": TEXT, ".jsonl": ROWS, ".ndjson": ROWS}  # of files that come in
 DATASET_FILES = {TEXT: "data.txt", ROWS: "data.jsonl"}
 
 # the raw text as a plain zip; the better known repository has parquet only
@@ -78,7 +79,8 @@ def fetch_dataset(dataset_id: str, kind: str, scratch_dir: Path, store: Artifact
 
 
 def _fetch_wikitext2(target: Path) -> None:
-    archive = hub.download_dataset_file(WIKITEXT2_REPOSITORY, WIKITEXT2_FILE, target.parent)
+    repository = hub.HubRepository(WIKITEXT2_REPOSITORY, "main", ())
+    archive = hub.download_dataset_file(repository, WIKITEXT2_FILE, target.parent)
     with zipfile.ZipFile(archive) as files, target.open("wb") as out:
         for name in WIKITEXT2_MEMBERS:
             with files.open(name) as member:

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uuid_utils
 
@@ -70,6 +70,11 @@ class Upload:
         self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def folder(self) -> Path:
+        """Where it lies meanwhile."""
+        return self._folder
+
     def begin(self, kind: str) -> None:
         """What will arrive: a kind of `jobs.contents`."""
         self._content = CONTENTS[kind]()
@@ -88,7 +93,9 @@ class Upload:
         self._digest.update(chunk)
         self._size_bytes += len(chunk)
 
-    def finish(self, name: str | None, owner: str = "") -> Dataset:
+    def finish(
+        self, name: str | None, owner: str = "", origin: dict[str, Any] | None = None
+    ) -> Dataset:
         """The last chunk was written; refuse what breaks off, says nothing or has bad rows."""
         assert self._content is not None
         self._content.finish()
@@ -102,6 +109,8 @@ class Upload:
             characters=self._content.characters,
             rows=self._content.rows,
             duplicates=self._content.duplicates,
+            longest_row_characters=self._content.longest_row_characters,
+            origin=origin,
             sha256=self._digest.hexdigest(),
             created_at=datetime.now(UTC).replace(microsecond=0),  # rows keep milliseconds
         )

@@ -74,24 +74,29 @@ def finetune_job(link: Link) -> dict[str, Any]:
     else:
         bases.fetch(spec.base_files, scratch_dir / "base", store, link.should_stop)
         model_dir, adapter_dir = scratch_dir / "base" / "model", scratch_dir / "base" / "adapter"
-    dataset = texts.fetch_dataset(
-        request.dataset, spec.input["dataset_kind"], scratch_dir / "data", store
-    )
+    data = {
+        dataset_id: texts.fetch_dataset(
+            dataset_id, spec.input["dataset_kind"], scratch_dir / "data", store
+        )
+        for dataset_id in (request.dataset, request.validation)
+        if dataset_id is not None
+    }
 
     from apiq_core.finetune.finetune import finetune
 
     report = finetune(
         model_dir,
         adapter_dir if adapter_dir and adapter_dir.is_dir() else None,
-        dataset,
+        data[request.dataset],
         spec.out_dir,
         request.config(),
+        validation=None if request.validation is None else data[request.validation],
         on_event=link.on_event,
         should_stop=link.should_stop,
         device=settings.device,
         base_name=request.base,
     )
-    return {"metrics": report.headline(), "text_sha256": fingerprints({request.dataset: dataset})}
+    return {"metrics": report.headline(), "text_sha256": fingerprints(data)}
 
 
 class Download:

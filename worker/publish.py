@@ -22,6 +22,7 @@ ORIGIN = (
     "base",
     "base_manifest_sha256",
     "dataset",
+    "validation",
     "dataset_kind",
 )
 REPORT = "report.json"

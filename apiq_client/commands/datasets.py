@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from apiq_client.commands.jobs import AsJson
+from apiq_client.commands.submit import HubTokenFromEnv, Revision, hub_token
 from apiq_client.sdk import Client
-from apiq_client.terminal import describe_bytes, out, print_json, print_rows, print_table
+from apiq_client.terminal import describe_bytes, out, print_json, print_preview, print_table
 
 app = typer.Typer(
     name="datasets", help="Texts to calibrate on, rows to train on.", no_args_is_help=True
@@ -30,6 +31,32 @@ def upload(
     """Upload a text, to use with `apiq quantize --calibration-source dataset:ID`, or rows."""
     with Client() as client:
         dataset = client.upload_dataset(file, name=name)
+    if json:
+        print_json(dataset)
+    else:
+        out.print(dataset.id)
+
+
+@app.command()
+def fetch(
+    hub: Annotated[str, typer.Argument(help="A dataset of the hub: org/name")],
+    config: Annotated[str | None, typer.Option(help="Which of its configurations.")] = None,
+    split: Annotated[str, typer.Option(help="Which of its splits.")] = "train",
+    revision: Revision = None,
+    hub_token_from_env: HubTokenFromEnv = None,
+    name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Let the server fetch a dataset of the hub: a split's files of JSONL or of text."""
+    with Client() as client:
+        dataset = client.fetch_dataset(
+            hub,
+            config=config,
+            split=split,
+            revision=revision,
+            hub_token=hub_token(hub_token_from_env),
+            name=name,
+        )
     if json:
         print_json(dataset)
     else:
@@ -62,15 +89,20 @@ def list_datasets(json: AsJson = False) -> None:
 
 @app.command()
 def preview(
-    dataset_id: Annotated[str, typer.Argument(help="ds_...")], json: AsJson = False
+    dataset_id: Annotated[str, typer.Argument(help="ds_...")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Show the tokens of this base: a quantize job (job_...), or a model id."),
+    ] = None,
+    json: AsJson = False,
 ) -> None:
     """The first rows as training reads them; what is learned is green, or in [brackets]."""
     with Client() as client:
-        rows = client.preview_dataset(dataset_id)
+        found = client.preview_dataset(dataset_id, base=base)
     if json:
-        print_json({"rows": rows})
+        print_json(found.model_dump(mode="json", exclude_none=True))
     else:
-        print_rows(rows)
+        print_preview(found)
 
 
 @app.command()

@@ -19,6 +19,10 @@ def finetune(
     base: Annotated[str, typer.Argument(help="A quantize job (job_...), or a model id.")],
     dataset: Annotated[str, typer.Argument(help="The rows to train on: ds_...")],
     *,
+    validation: Annotated[
+        str | None,
+        typer.Option(help="What is held out: ds_..., instead of a share of DATASET."),
+    ] = None,
     bits: Annotated[
         int | None,
         typer.Option(metavar="2|3|4|8", help="Of a model: quantize it first, by a job of its own."),
@@ -32,5 +36,5 @@ def finetune(
     With --bits BASE is a model, and the job waits for another one that quantizes it, as the
     --quantize-... options say.
     """
-    width = given_fields({"bits": bits, "bits_per_weight": bits_per_weight})
-    return client.finetune(base, dataset, **width, **fields)
+    own = {"validation": validation, "bits": bits, "bits_per_weight": bits_per_weight}
+    return client.finetune(base, dataset, **given_fields(own), **fields)

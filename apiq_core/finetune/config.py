@@ -48,11 +48,12 @@ class FinetuneConfig(BaseModel):
     truncate: bool = Field(
         False, description="Cut rows that are longer than `max_length`, instead of refusing them."
     )
-    validation_fraction: float = Field(
-        0.05,
+    validation_fraction: float | None = Field(
+        None,
         gt=0,
         lt=1,
-        description="Share of the rows that is held out, to pick the best state; at least one row.",
+        description="Share of the rows that is held out, to pick the best state; at least one row. "
+        "0.05, unless there is a validation set of its own.",
     )
     validation_rows: int = Field(
         128, ge=1, le=100_000, description="Held-out rows that are scored, at most."

@@ -50,6 +50,7 @@ class Findings:
 
     rows: int = 0
     duplicates: int = 0  # rows that are word for word one of the first `COMPARED_ROWS`
+    longest_characters: int = 0  # of what the model reads of a row, its template apart
     bad: int = 0
     problems: list[Problem] = field(default_factory=list)  # the first of them
     _seen: set[bytes] = field(default_factory=set)
@@ -64,6 +65,7 @@ class Findings:
                 self.problems.append(Problem(line, error.field, error.reason))
             return None
         self.rows += 1
+        self.longest_characters = max(self.longest_characters, row.characters)
         digest = hashlib.sha256(content.removeprefix(BOM_UTF8).strip()).digest()[:16]
         self.duplicates += digest in self._seen
         if len(self._seen) < COMPARED_ROWS:
@@ -106,11 +108,12 @@ class Lines:
         self._held += piece[: MAX_LINE_BYTES + 1 - len(self._held)]
 
 
-def read_rows(path: Path) -> tuple[list[tuple[int, Row]], Findings]:
-    """The rows of a JSONL file by line number. Raises `UserError`: `bad_rows`, `empty_dataset`."""
+def read_rows(path: Path, param: str = "dataset") -> tuple[list[tuple[int, Row]], Findings]:
+    """The rows of a JSONL file by line number. Raises `UserError`: `bad_rows`, `empty_dataset`;
+    `param` is the field that they name."""
     findings = Findings()
     found = [(n, findings.add(n, content)) for n, content in _lines(path)]
-    findings.check("dataset")
+    findings.check(param)
     return [(line, row) for line, row in found if row is not None], findings
 
 

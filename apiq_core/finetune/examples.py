@@ -24,13 +24,22 @@ class Example:
         return len(self.tokens)
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What became of rows."""
+
+    kept: list[Example]
+    cut: int  # rows that lost their end, left out or not
+    left_out: int  # rows in whose first tokens nothing carries loss
+
+
 def to_examples(
     rows: Iterable[tuple[int, Row]],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     *,
     truncate: bool,
-) -> list[Example]:
+) -> Examples:
     """Tokenize `rows` (line numbers and rows).
 
     A row longer than `max_length` loses its end with `truncate`, and is left out where nothing
@@ -38,6 +47,7 @@ def to_examples(
     `no_chat_template`, `nothing_to_learn`.
     """
     examples: list[Example] = []
+    left_out = 0
     too_long: list[int] = []
     for line, row in rows:
         example = tokenize(row, tokenizer)
@@ -46,6 +56,8 @@ def to_examples(
             example = cut(example, max_length)
         if any(example.learned[1:]):  # nothing predicts the first token
             examples.append(example)
+        else:
+            left_out += 1
     if too_long and not truncate:
         lines = ", ".join(map(str, too_long[:SHOWN_LINES]))
         rows_have = "1 row has" if len(too_long) == 1 else f"{len(too_long)} rows have"
@@ -63,10 +75,24 @@ def to_examples(
             f"no row has a token that carries loss within its first {max_length}",
             param="dataset",
         )
-    return examples
+    return Examples(examples, len(too_long), left_out)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A row as text and as tokens, and where in the text each token ends."""
+
+    text: str
+    example: Example
+    ends: tuple[int, ...]
 
 
 def tokenize(row: Row, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """One row as `read` reads it."""
+    return read(row, tokenizer).example
+
+
+def read(row: Row, tokenizer: PreTrainedTokenizerBase) -> Reading:
     """One row. The text is tokenized as a whole, as it will be when the model is used.
 
     A token that lies across a border is learned if its end is. Raises `UserError`.
@@ -85,7 +111,10 @@ def tokenize(row: Row, tokenizer: PreTrainedTokenizerBase) -> Example:
     ids = [*first, *encoded["input_ids"], *last]
     flags = [False] * len(first) + learned + [True] * len(last)
     prompt_length = flags.index(True) if True in flags else len(flags)
-    return Example(tuple(ids), tuple(flags), prompt_length)
+    ends = (
+        [0] * len(first) + [end for _, end in encoded["offset_mapping"]] + [len(text)] * len(last)
+    )
+    return Reading(text, Example(tuple(ids), tuple(flags), prompt_length), tuple(ends))
 
 
 def cut(example: Example, length: int) -> Example:
@@ -126,7 +155,11 @@ def chat_segments(
     written = ""
     for number, message in enumerate(messages):
         if message["role"] == "assistant":
-            header = _render(tokenizer, messages[:number], add_generation_prompt=True)
+            header = (
+                _render(tokenizer, messages[:number], add_generation_prompt=True)
+                if number
+                else _before(message["content"], _render(tokenizer, messages[:1]))
+            )
             segments.append(Segment(_behind(header, written), False))
             written = header
         text = _render(tokenizer, messages[: number + 1])
@@ -147,11 +180,18 @@ def _render(
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:
         raise UserError(
             "chat_template_refuses", f"the chat template refuses a row: {error}", param="dataset"
         ) from None
     return str(text)
+
+
+def _before(content: str, text: str) -> str:
+    """The header of an answer to nothing, for which no template can be asked; all of `text` where
+    `content` is not in it, so that nothing of it is learned."""
+    said = content.strip()
+    return text[: text.find(said)] if said and said in text else text
 
 
 def _behind(text: str, written: str) -> str:

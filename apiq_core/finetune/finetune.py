@@ -8,19 +8,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
-from apiq_core.calibration import load_tokenizer
 from apiq_core.checkpoint import write_text
 from apiq_core.device import compute_dtype, pick_device
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import OnEvent, ShouldStop
 from apiq_core.finetune import adapter
 from apiq_core.finetune.answers import exact_match
-from apiq_core.finetune.batches import split
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.data import read_rows
-from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
+from apiq_core.finetune.examples import Example
 from apiq_core.finetune.identity import identify
 from apiq_core.finetune.mixed_precision import use_matmul_dtype
 from apiq_core.finetune.model_card import model_card
@@ -29,11 +24,11 @@ from apiq_core.finetune.projection import projected
 from apiq_core.finetune.report import FinetuneReport, Scores
 from apiq_core.finetune.report_html import report_html
 from apiq_core.finetune.train import Run, mean_loss, train
+from apiq_core.finetune.training_data import VALIDATION_FRACTION, load_data
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
 from apiq_core.meter import Meter
-
-PLAIN_TEXT = ".txt"
+from apiq_core.tokenizer import load_tokenizer
 
 
 def finetune(
@@ -45,6 +40,7 @@ def finetune(
     *,
     on_event: OnEvent = lambda event: None,
     should_stop: ShouldStop = lambda: False,
+    validation: Path | None = None,
     device: str = "auto",
     base_name: str | None = None,
 ) -> FinetuneReport:
@@ -52,7 +48,8 @@ def finetune(
 
     `model_dir` is a quantize job's `model/` or a full-precision checkpoint, `adapter_dir` the
     job's `adapter/`, or None for a new one. `dataset` is JSONL (`apiq_core.finetune.rows`) or, as
-    `.txt`, plain text. A run that was stopped goes on from its checkpoint in `out_dir`.
+    `.txt`, plain text; `validation` is a file alike that is held out, or None for a share of
+    `dataset`. A run that was stopped goes on from its checkpoint in `out_dir`.
     Raises `UserError` for input that cannot be trained on.
     """
 
@@ -60,6 +57,8 @@ def finetune(
         if should_stop():
             raise Stopped
 
+    if validation is None and config.validation_fraction is None:
+        config = config.model_copy(update={"validation_fraction": VALIDATION_FRACTION})
     target = pick_device(device)
     meter = Meter(on_event, target)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -67,8 +66,8 @@ def finetune(
     with meter.phase("preparing"):
         tokenizer = load_tokenizer(model_dir)
         _check_length(config.max_length, model_dir)
-        examples = _examples(dataset, tokenizer, config)
-        members, held_out = _split(examples, config)
+        data = load_data(dataset, validation, tokenizer, config, on_event)
+        examples, members, held_out = data.examples, data.members, data.held_out
         model = load_model(model_dir, target, compute_dtype(target))
         use_matmul_dtype(model, target)
         wrapped = adapter.attach(
@@ -83,7 +82,7 @@ def finetune(
             held_out[: config.validation_rows],
             config,
             training_checkpoint(out_dir),
-            identify(model_dir, adapter_dir, dataset, config, target),
+            identify(model_dir, adapter_dir, dataset, validation, config, target),
             target,
             on_event,
             check_stop,
@@ -115,6 +114,8 @@ def finetune(
                 "train": _learned(examples, members),
                 "validation": _learned(examples, held_out),
             },
+            files=data.files,
+            overlap=data.overlap,
             trained_parameters=sum(p.numel() for p in adapter.trained_parameters(wrapped).values()),
             validation_loss=Scores(before=before, after=after),
             perplexity=Scores(before=math.exp(min(before, 700)), after=math.exp(min(after, 700))),
@@ -131,35 +132,6 @@ def finetune(
     write_text(out_dir / "README.md", model_card(report, is_job=packed_layers(model) != {}))
     run.checkpoint_file.unlink(missing_ok=True)
     return report
-
-
-def _examples(
-    dataset: Path, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig
-) -> list[Example]:
-    if dataset.suffix == PLAIN_TEXT:
-        text = dataset.read_text(encoding="utf-8")
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        first = first_tokens(tokenizer)
-        length = config.max_length - len(first)
-        return [
-            Example((*first, *w.tokens), (*(False for _ in first), *w.learned), 0)
-            for w in windows(ids, length)
-        ]
-    rows, _ = read_rows(dataset)
-    return to_examples(rows, tokenizer, config.max_length, truncate=config.truncate)
-
-
-def _split(examples: Sequence[Example], config: FinetuneConfig) -> tuple[list[int], list[int]]:
-    try:
-        return split(examples, config.validation_fraction, config.seed)
-    except ValueError:
-        raise UserError(
-            "too_little_data",
-            "the dataset has one example; legal: two or more, so that one can be held out",
-            param="dataset",
-            value=len(examples),
-            legal={"at_least": 2},
-        ) from None
 
 
 def _check_length(max_length: int, model_dir: Path) -> None:

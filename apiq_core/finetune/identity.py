@@ -17,6 +17,7 @@ def identify(
     model_dir: Path,
     adapter_dir: Path | None,
     dataset: Path,
+    validation: Path | None,
     config: FinetuneConfig,
     device: torch.device,
 ) -> Identity:
@@ -26,6 +27,8 @@ def identify(
     if adapter_dir is not None:
         files |= {f"adapter.{file.name}": file for file in adapter_dir.glob("adapter_*")}
     files["dataset"] = dataset
+    if validation is not None:
+        files["validation"] = validation
     return (
         {name: file_sha256(file) for name, file in sorted(files.items())}
         | {f"config.{name}": value for name, value in config.model_dump(mode="json").items()}

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from apiq_core import __version__
 from apiq_core.finetune.checkpoint import Point
 from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.training_data import FileCounts
 
 
 class Scores(BaseModel):
@@ -23,6 +24,8 @@ class FinetuneReport(BaseModel):
     config: FinetuneConfig
     rows: dict[str, int]  # by `train` and `validation`
     tokens: dict[str, int]  # that carry loss, as above
+    files: dict[str, FileCounts]  # by `dataset` and, if it is a file, `validation`
+    overlap: int  # held-out rows that were trained on too
     trained_parameters: int
     validation_loss: Scores  # nats a token
     perplexity: Scores

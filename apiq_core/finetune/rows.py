@@ -46,6 +46,13 @@ class Row:
     segments: tuple[Segment, ...] = ()
     messages: tuple[Mapping[str, str], ...] = ()
 
+    @property
+    def characters(self) -> int:
+        """Of all that is said in it."""
+        return sum(len(s.text) for s in self.segments) + sum(
+            len(message["content"]) for message in self.messages
+        )
+
 
 class BadRow(ValueError):
     """Why a line is no row: `field` is where, `reason` what is wrong and what is legal."""

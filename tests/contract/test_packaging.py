@@ -44,6 +44,14 @@ asyncio.run(main())
 """
 
 
+# as above; the rest of argv is that of the process
+PREVIEW = """
+import json, runpy, sys
+sys.modules |= dict.fromkeys(json.loads(sys.argv.pop(1)))  # None: not to be found
+runpy.run_module("apiq_core.finetune.preview_process", run_name="__main__")
+"""
+
+
 def requirements() -> tuple[list[str], list[str]]:
     """Of the base, of the extra `worker`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -75,7 +83,8 @@ def test_the_base_has_no_torch() -> None:
     assert not closure(base) & {canonicalize_name(Requirement(text).name) for text in worker}
 
 
-def test_the_base_accepts_jobs(tmp_path: Path) -> None:
+def not_in_the_base() -> list[str]:
+    """What can be imported here, and not where only the base is installed."""
     base, _ = requirements()
     there = closure(base) | {"apiq"}
     blocked = [
@@ -83,7 +92,12 @@ def test_the_base_accepts_jobs(tmp_path: Path) -> None:
         for top, packages in packages_distributions().items()
         if not there & {canonicalize_name(name) for name in packages}
     ]
-    assert {"torch", "transformers", "pytest"} <= set(blocked)
+    assert {"torch", "peft", "pytest"} <= set(blocked)
+    return blocked
+
+
+def test_the_base_accepts_jobs(tmp_path: Path) -> None:
+    blocked = not_in_the_base()
     make_tiny(tmp_path / "models/org/tiny")
     done = subprocess.run(
         [sys.executable, "-c", ACCEPT_A_JOB, json.dumps(blocked)],
@@ -93,6 +107,23 @@ def test_the_base_accepts_jobs(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.startswith("202 "), done.stdout + done.stderr
+
+
+def test_the_base_previews_chats(tmp_path: Path) -> None:
+    model_dir = make_tiny(tmp_path / "tiny")
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (model_dir / "chat_template.jinja").write_text(template)
+    row = {"messages": [{"role": "assistant", "content": "Hello."}]}
+    done = subprocess.run(
+        [sys.executable, "-c", PREVIEW, json.dumps(not_in_the_base()), str(model_dir), "rows"],
+        input=json.dumps(row),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (shown,) = json.loads(done.stdout)["rows"]
+    assert "".join(token["text"] for token in shown["tokens"]) == "assistant: Hello.\n"
 
 
 def test_dev_brings_everything() -> None:

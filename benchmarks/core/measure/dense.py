@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from apiq_core.calibration import Windows, draw_windows, load_tokenizer
+from apiq_core.calibration import Windows, draw_windows
 from apiq_core.config import Evaluation, QuantizeConfig
+from apiq_core.tokenizer import load_tokenizer
 from benchmarks.core.texts import CALIBRATED, SCORED
 
 

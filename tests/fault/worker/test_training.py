@@ -1,5 +1,6 @@
 """A finetune job goes on where another worker left it, and its adapter is that of a quiet run."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,27 @@ def test_killed_while_it_trains(hosts: Hosts, base: Job, dataset: str) -> None:
     assert rows(house, job) == []
     points = [(event["step"], event["validation_loss"]) for event in data(house, quiet, "metrics")]
     assert points[-1] in [(e["step"], e["validation_loss"]) for e in data(house, job, "metrics")]
+
+
+def test_a_validation_set_is_read_and_named(hosts: Hosts, base: Job, dataset: str) -> None:
+    house = hosts.house
+    held_out = b'{"question": "What is 0 and 0?", "answer": "0"}\n{"text": "Nothing of it."}\n'
+    validation = upload(house, held_out, texts.ROWS)
+    job = accept(house, base.id, dataset, validation=validation)
+    job = hosts.run("trained", "3")
+    assert job.state == State.QUEUED
+    job = hosts.run()
+    assert job.state == State.SUCCEEDED, job.error
+    assert [event["step"] for event in data(house, job, "resumed")] == [2]
+    assert {warning["code"] for warning in data(house, job, "warning")} == {"validation_overlaps"}
+    files = {file.path: file for file in house.artifacts(job)}
+    report = json.loads(house.content(files["report.json"].key))
+    assert report["rows"] == {"train": 20, "validation": 2}
+    assert (report["overlap"], report["files"]["validation"]["rows"]) == (1, 2)
+    manifest = json.loads(house.content(files["manifest.json"].key))
+    assert manifest["validation"] == validation
+    sha256 = hashlib.sha256(held_out).hexdigest()
+    assert manifest["calibration"]["text_sha256"][validation] == sha256
 
 
 def test_a_damaged_checkpoint_begins_anew(hosts: Hosts, base: Job, dataset: str) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 INFO = re.compile(r"/api/(models|datasets)/([\w.-]+/[\w.-]+)(?:/revision/([^/]+))?")
@@ -31,6 +32,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     token: str | None = None  # opens what is gated
     requests: list[tuple[str, str]] = field(default_factory=list)  # (method, path)
+    cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # of repositories, by name
     status: int | None = None  # answers everything with it, and says no more
     cut_after_bytes: int | None = None  # break the next file download there, once
 
@@ -81,6 +83,7 @@ def serve_hub(root: Path) -> Iterator[Hub]:
                 if file.is_file()
             ]
             body = {"id": name, "sha": hub.commit, "siblings": siblings, "private": False}
+            body |= {"cardData": hub.cards.get(name)}
             content = json.dumps(body | {"tags": [], "downloads": 0, "likes": 0}).encode()
             self._send(200, content, {"Content-Type": "application/json"})
 

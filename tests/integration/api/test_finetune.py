@@ -57,6 +57,40 @@ def test_what_it_needs_stays_until_it_ends(service: Service) -> None:
     assert problem["errors"][0]["pointer"] == "#/dataset"
 
 
+def test_a_validation_set(service: Service) -> None:
+    base, rows = service.finished(FILES), b'{"text": "a"}\n'
+    dataset, validation = (service.upload(rows, "application/jsonl")["id"] for _ in range(2))
+    text = service.upload(b"Some words to learn.")["id"]
+    asked = {"base": base["id"], "dataset": dataset}
+    for fields, code, says in (
+        ({"validation": NOWHERE_DATASET}, "unknown_dataset", "there is no dataset"),
+        ({"validation": "rows"}, "invalid_request", "another uploaded dataset"),
+        ({"validation": text}, "wrong_dataset_kind", "a dataset of kind text; legal: one of kind"),
+        ({"validation": dataset}, "invalid_request", "legal: another dataset"),
+        (
+            {"validation": validation, "validation_fraction": 0.05},
+            "invalid_request",
+            "validation_fraction is given too, 0.05; legal: one of them",
+        ),
+    ):
+        problem = service.refused(post(service, **asked, **fields), 422, code)
+        assert [error["pointer"] for error in problem["errors"]] == ["#/validation"]
+        assert says in problem["detail"]
+    answer = post(service, **asked, validation=validation)
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert (job["input"]["validation"], job["input"]["dataset_kind"]) == (validation, "rows")
+    assert job["input"]["validation_fraction"] is None
+    service.refused(service.http.delete(f"/datasets/{validation}"), 409, "dataset_in_use")
+    service.http.post(job["urls"]["cancel"])
+    retried = service.http.post(job["urls"]["retry"]).json()
+    assert retried["input"] == job["input"]
+    service.http.post(retried["urls"]["cancel"])
+    assert service.http.delete(f"/datasets/{validation}").status_code == 204
+    problem = service.refused(service.http.post(job["urls"]["retry"]), 422, "unknown_dataset")
+    assert problem["errors"][0]["pointer"] == "#/validation"
+
+
 def test_the_same_request_makes_one_job(service: Service) -> None:
     base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
     body = {"type": "finetune", "base": base["id"], "dataset": dataset["id"]}

@@ -376,6 +376,17 @@ def test_datasets_of_rows(apiq: Command, tmp_path: Path) -> None:
     ]
     shown = json.loads(apiq("datasets", "preview", dataset_id, "--json").stdout)
     assert [row["shape"] for row in shown["rows"]] == ["question", "messages"]
+    refused = apiq("datasets", "preview", dataset_id, "--base", "tiny", code=1)
+    assert refused.stderr.rstrip().endswith("[no_chat_template]")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    dataset_id = apiq("datasets", "upload", "rows.jsonl").stdout.strip()
+    head, *lines, tail = apiq(
+        "datasets", "preview", dataset_id, "--base", "tiny"
+    ).stdout.splitlines()
+    assert head.startswith("--- row 1 (question): ") and head.endswith(" carry loss")
+    assert "\n".join(lines).replace("|", "").endswith("Answer:[ ][4][</s>]")
+    assert tail.startswith("--- the whole dataset: 1 row, ")
+    assert tail.endswith("; 0 longer than the context of 512")
     (tmp_path / "rows.jsonl").write_text('{"text": 3}\n' + "{}\n" * 24)
     first, *told = apiq("datasets", "upload", "rows.jsonl", code=1).stderr.splitlines()
     assert first.startswith("error: 25 lines are no rows; line 1, text: a number")
@@ -386,6 +397,11 @@ def test_datasets_of_rows(apiq: Command, tmp_path: Path) -> None:
         "question, answer; or text",
     ]
     assert len(told) == 20
+
+
+def test_a_dataset_of_a_hub_that_is_away(apiq: Command) -> None:
+    refused = apiq("datasets", "fetch", "org/name", "--split", "test", code=1)
+    assert refused.stderr.rstrip().endswith("[hub_unreachable]")
 
 
 def test_models(apiq: Command, tiny_model: Path, tmp_path: Path) -> None:

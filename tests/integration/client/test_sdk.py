@@ -180,7 +180,7 @@ class TestDatasets:
         assert dataset.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
         assert dataset in client.datasets()
         assert client.dataset(dataset.id) == dataset
-        (row,) = client.preview_dataset(dataset.id)
+        (row,) = client.preview_dataset(dataset.id).rows
         assert [(x.text, x.learned) for x in row.segments] == [("Grüße " * 100, True)]
         client.delete_dataset(dataset.id)
         assert dataset not in client.datasets()
@@ -192,12 +192,15 @@ class TestDatasets:
         dataset = client.upload_dataset(file)
         assert (dataset.kind, dataset.rows, dataset.duplicates) == ("rows", 2, 1)
         assert dataset in client.datasets()
-        first, second = client.preview_dataset(dataset.id)
+        first, second = client.preview_dataset(dataset.id).rows
         assert first == second and first.shape == "question"
         assert [(x.text, x.learned) for x in first.segments] == [
             ("Question: How many?\nAnswer:", False),
             (" 4", True),
         ]
+        with_tokens = client.preview_dataset(dataset.id, base="tiny")
+        assert with_tokens.counts is not None and with_tokens.rows[0].tokens is not None
+        assert with_tokens.counts.tokens == 2 * len(with_tokens.rows[0].tokens)
 
     def test_bad_rows_are_told(self, client: Client, tmp_path: Path) -> None:
         file = tmp_path / "rows.jsonl"

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from apiq_client import terminal
-from apiq_client.records import Job, Row, Segment
+from apiq_client.records import Job, Preview, Row, Segment, Token
 from apiq_client.terminal import describe_bytes, describe_eta, show_progress
 
 
@@ -61,7 +61,22 @@ def test_what_is_learned_is_green_on_a_terminal(monkeypatch: pytest.MonkeyPatch)
     )
     monkeypatch.setattr(terminal, "out", screen)
     segments = [Segment(text="2+2=", learned=False), Segment(text="4", learned=True)]
-    terminal.print_rows([Row(shape="prompt", segments=segments)])
+    terminal.print_preview(Preview(rows=[Row(shape="prompt", segments=segments)]))
     assert isinstance(screen.file, StringIO)
     shown = screen.file.getvalue()
     assert shown.splitlines() == ["--- row 1 (prompt)", "2+2=\x1b[1;32m4\x1b[0m"]
+
+
+def test_tokens_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(
+        file=StringIO(), force_terminal=True, color_system="standard", markup=False, highlight=False
+    )
+    monkeypatch.setattr(terminal, "out", screen)
+    tokens = [Token(id=n, text=text, learned=n > 1) for n, text in enumerate("2+4")]
+    row = Row(shape="prompt", segments=[], tokens=tokens, length=4, learned=2)
+    terminal.print_preview(Preview(rows=[row]))
+    assert isinstance(screen.file, StringIO)
+    assert screen.file.getvalue().splitlines() == [
+        "--- row 1 (prompt): 4 tokens, 2 carry loss",
+        "2\x1b[4m+\x1b[0m\x1b[1;32m4\x1b[0m ...",
+    ]

@@ -30,6 +30,7 @@ def test_rows_in_any_chunks(step: int) -> None:
     content = RowsContent()
     write(content, FILE.encode(), step)
     assert (content.kind, content.rows, content.duplicates) == ("rows", 4, 1)
+    assert content.longest_row_characters == 50
     assert content.characters == len(FILE)
 
 

@@ -104,10 +104,10 @@ def test_it_learns_and_stock_tools_read_what_it_learned(
 
 def stock_loss(base: Path, data: Path, adapter: Path) -> float:
     """Of the answers of all rows, with transformers, compressed-tensors and PEFT alone."""
-    from apiq_core.calibration import load_tokenizer
     from apiq_core.finetune.batches import pad
     from apiq_core.finetune.data import read_rows
     from apiq_core.finetune.examples import tokenize
+    from apiq_core.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base / "model")
     rows, _ = read_rows(data)
@@ -300,6 +300,34 @@ def tmp_path_base(source: Path, tmp_path: Path) -> Path:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "model").symlink_to(source)
     return tmp_path / "base"
+
+
+def test_a_validation_file(base: Path, sums: Path, tmp_path: Path) -> None:
+    lines = sums.read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(lines[:30]))
+    (tmp_path / "held.jsonl").write_text("\n".join(lines[30:35]))
+    (tmp_path / "other.jsonl").write_text("\n".join(lines[30:34]))
+    settings = config(validation_fraction=None, epochs=1)
+    should_stop, on_event = stop_after(2)
+    with pytest.raises(Stopped):
+        run(
+            *(base, tmp_path / "train.jsonl", tmp_path / "out", settings),
+            validation=tmp_path / "held.jsonl",
+            on_event=on_event,
+            should_stop=should_stop,
+        )
+    events: list[Event] = []
+    report = run(
+        *(base, tmp_path / "train.jsonl", tmp_path / "out", settings),
+        validation=tmp_path / "other.jsonl",  # another run: its checkpoint does not belong to it
+        on_event=events.append,
+    )
+    assert not [event for event in events if event.type == "resumed"]
+    assert report.rows == {"train": 30, "validation": 4}
+    assert report.config.validation_fraction is None
+    assert run(base, sums, tmp_path / "share", settings).config.validation_fraction == 0.05
+    found = stock_loss(base, tmp_path / "other.jsonl", tmp_path / "out" / "adapter")
+    assert report.validation_loss.after == pytest.approx(found, rel=2e-2)  # bf16 products
 
 
 def test_plain_text(base: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import apiq_core.finetune.answers as answers
-from apiq_core.calibration import load_tokenizer
 from apiq_core.finetune.answers import exact_match, final_number
 from apiq_core.finetune.examples import tokenize
 from apiq_core.finetune.rows import parse
+from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from apiq_core.calibration import load_tokenizer
 from apiq_core.errors import UserError
 from apiq_core.finetune.examples import Example, to_examples, tokenize, windows
 from apiq_core.finetune.rows import parse
+from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 
 TEMPLATE = (
@@ -66,12 +66,22 @@ def test_loss_is_on_what_the_assistant_says(tokenizer: PreTrainedTokenizerBase) 
     assert str(tokenizer.decode(found.tokens)) == whole
 
 
+def test_the_assistant_may_speak_first(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = TEMPLATE
+    found = example(tokenizer, messages=[CHAT[4], *CHAT[1:3]])
+    assert learned_text(tokenizer, found) == "Green.\nBlue, as the sea.\n"
+    silent = CHAT[4] | {"content": " "}
+    found = example(tokenizer, messages=[silent, *CHAT[1:3]])
+    assert learned_text(tokenizer, found) == "Blue, as the sea.\n"
+
+
 @pytest.mark.parametrize(
     ("template", "code"),
     [
         (None, "no_chat_template"),
         ("{{ messages[-1].content }}", "unusable_chat_template"),
         ("{{ raise_exception('roles must alternate') }}", "chat_template_refuses"),
+        ("{{ messages[0].content + 1 }}", "chat_template_refuses"),
     ],
 )
 def test_templates_that_will_not_do(
@@ -95,7 +105,9 @@ def test_long_rows_are_listed_or_cut(tokenizer: PreTrainedTokenizerBase) -> None
         to_examples(rows, tokenizer, 16, truncate=False)
     assert caught.value.code == "rows_too_long"
     assert "2 rows have more than 16 tokens: line 1, 3;" in caught.value.message
-    first, second = to_examples(rows, tokenizer, 16, truncate=True)
+    found = to_examples(rows, tokenizer, 16, truncate=True)
+    assert (found.cut, found.left_out) == (2, 1)
+    first, second = found.kept
     assert len(first) == 16
     assert learned_text(tokenizer, second) == "short enough</s>"
     with pytest.raises(UserError, match="no row has a token that carries loss"):

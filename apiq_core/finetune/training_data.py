@@ -1,0 +1,124 @@
+"""What is trained on and what is held out: one dataset that is split, or two."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+from transformers import PreTrainedTokenizerBase
+
+from apiq_core.errors import UserError
+from apiq_core.events import Event, OnEvent
+from apiq_core.finetune.batches import split
+from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.data import read_rows
+from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
+
+PLAIN_TEXT = ".txt"
+VALIDATION_FRACTION = 0.05  # unless the config says
+
+
+class FileCounts(BaseModel):
+    """What was found in a file."""
+
+    rows: int  # of a text: windows
+    duplicates: int | None  # rows that are word for word an earlier one; null of a text
+    cut: int  # rows longer than max_length, which lost their end
+    left_out: int  # rows in whose first max_length tokens nothing carries loss
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Examples, and by index which of them are trained on and which are held out."""
+
+    examples: list[Example]
+    members: list[int]
+    held_out: list[int]
+    files: dict[str, FileCounts]  # by `dataset` and, if it is a file, `validation`
+    overlap: int  # held-out examples that are trained on too, token for token
+
+
+def load_data(
+    dataset: Path,
+    validation: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    config: FinetuneConfig,
+    on_event: OnEvent,
+) -> TrainingData:
+    """Read, tokenize and divide. Warns of an overlap. Raises `UserError`, which names `dataset` or
+    `validation`."""
+    examples, counts = _read(dataset, tokenizer, config, "dataset")
+    files = {"dataset": counts}
+    if validation is None:
+        members, held_out = _split(examples, config)
+    else:
+        more, files["validation"] = _read_validation(validation, tokenizer, config)
+        _check_some(examples, "dataset")
+        _check_some(more, "validation")
+        members = list(range(len(examples)))
+        held_out = list(range(len(examples), len(examples) + len(more)))
+        examples = [*examples, *more]
+    trained = {examples[i].tokens for i in members}
+    overlap = sum(examples[i].tokens in trained for i in held_out)
+    if overlap:
+        message = f"{overlap} of {len(held_out)} held-out rows are among those trained on too"
+        on_event(Event("warning", {"code": "validation_overlaps", "message": message}))
+    return TrainingData(examples, members, held_out, files, overlap)
+
+
+def _read(
+    file: Path, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig, param: str
+) -> tuple[list[Example], FileCounts]:
+    if file.suffix == PLAIN_TEXT:
+        text = file.read_text(encoding="utf-8")
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        first = first_tokens(tokenizer)
+        examples = [
+            Example((*first, *w.tokens), (*(False for _ in first), *w.learned), 0)
+            for w in windows(ids, config.max_length - len(first))
+        ]
+        return examples, FileCounts(rows=len(examples), duplicates=None, cut=0, left_out=0)
+    rows, findings = read_rows(file, param)
+    found = to_examples(rows, tokenizer, config.max_length, truncate=config.truncate)
+    return found.kept, FileCounts(
+        rows=findings.rows,
+        duplicates=findings.duplicates,
+        cut=found.cut,
+        left_out=found.left_out,
+    )
+
+
+def _read_validation(
+    file: Path, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig
+) -> tuple[list[Example], FileCounts]:
+    """As `_read`; an error says that it is not about the dataset."""
+    try:
+        return _read(file, tokenizer, config, "validation")
+    except UserError as error:
+        error.param = "validation"
+        error.message = f"validation: {error.message}"
+        raise
+
+
+def _split(examples: list[Example], config: FinetuneConfig) -> tuple[list[int], list[int]]:
+    try:
+        return split(examples, config.validation_fraction or VALIDATION_FRACTION, config.seed)
+    except ValueError:
+        raise UserError(
+            "too_little_data",
+            "the dataset has one example; legal: two or more, so that one can be held out, or a "
+            "validation set of its own",
+            param="dataset",
+            value=len(examples),
+            legal={"at_least": 2},
+        ) from None
+
+
+def _check_some(examples: list[Example], param: str) -> None:
+    if not examples:
+        raise UserError(
+            "too_little_data",
+            f"{param} has a single token, which nothing predicts; legal: two or more",
+            param=param,
+            value=0,
+            legal={"at_least": 1},
+        )

@@ -1,0 +1,226 @@
+"""Datasets of the hub: which of its files make a split, and their way into an `Upload`.
+
+Plain files only, JSONL and text: no code of a repository is run. What they hold is checked as any
+upload is.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from apiq_core.config import LEGAL_MODEL_ID, MODEL_ID, is_model_id
+from apiq_core.errors import ApiQError, UserError
+from jobs import hub
+from jobs.requests import HubToken, Revision
+from jobs.settings import Settings
+from jobs.texts import SUFFIXES
+from jobs.uploads import Upload
+
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$"
+MAX_FILES = 200  # of a split; each is a request to the hub
+SHOWN_NAMES = 5
+CHUNK_BYTES = 2**20
+# of files that say nothing else a split is told by such a word in their path
+SPLITS = ("train", "test", "validation", "valid", "dev", "val", "eval")
+
+
+def _check_repository(text: str) -> str:
+    if not is_model_id(text):
+        raise ValueError(f"not a dataset of the hub; legal: {LEGAL_MODEL_ID}")
+    return text
+
+
+class HubDataset(BaseModel):
+    """A split of a dataset of the hub."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    hub: Annotated[str, AfterValidator(_check_repository)] = Field(
+        description="The dataset: `name` or `org/name`.",
+        examples=["org/name"],
+        json_schema_extra={"pattern": f"^{MODEL_ID.pattern}$"},
+    )
+    config: str | None = Field(
+        None,
+        pattern=NAME,
+        description="Which of its configurations, if it has several: as its card calls it, or the "
+        "folder that the files are in.",
+    )
+    split: str = Field("train", pattern=NAME, description="Which of its splits.")
+    revision: Revision | None = Field(
+        None, description="Branch, tag or commit. Default: its main branch, as it is now."
+    )
+    hub_token: HubToken | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a split, at one commit."""
+
+    repository: hub.HubRepository
+    files: list[str]
+    kind: str
+    size_bytes: int
+    origin: dict[str, Any]  # as the record shows it
+
+
+def find(asked: HubDataset, settings: Settings) -> Found:
+    """Resolve the revision and choose the files. Asks the hub.
+
+    Raises `UserError`: `hub_dataset_not_found`, `hub_dataset_gated`, `revision_not_found`,
+    `hub_split_not_found`, `hub_files_unsupported`; or `InfraError(hub_unreachable)`.
+    """
+    token = None if asked.hub_token is None else asked.hub_token.get_secret_value()
+    with _about_a_dataset():
+        repository = hub.find_dataset(
+            asked.hub, asked.revision, timeout_s=settings.hub_timeout_s, token=token
+        )
+    sizes = dict(repository.sizes_bytes)
+    files = choose_files(list(sizes), repository.configs, asked)
+    origin = {
+        "hub": asked.hub,
+        "config": asked.config,
+        "split": asked.split,
+        "revision": repository.commit,
+        "files": files,
+    }
+    kind = SUFFIXES[PurePosixPath(files[0]).suffix.lower()]
+    return Found(repository, files, kind, sum(sizes[name] for name in files), origin)
+
+
+def fetch(found: Found, upload: Upload) -> None:
+    """Download the files and write them into `upload`, one behind the other."""
+    upload.begin(found.kind)
+    upload.expect(found.size_bytes)
+    for name in found.files:
+        with _about_a_dataset():
+            path = hub.download_dataset_file(found.repository, name, upload.folder / "hub")
+        last = b"\n"
+        with path.open("rb") as file:
+            for chunk in iter(partial(file.read, CHUNK_BYTES), b""):
+                upload.write(chunk)
+                last = chunk[-1:]
+        if last != b"\n":
+            upload.write(b"\n")
+        path.unlink()
+
+
+def choose_files(
+    names: Sequence[str], configs: Sequence[Mapping[str, Any]], asked: HubDataset
+) -> list[str]:
+    """The files of the split by the card's `configs`, or by their paths; raises `UserError`."""
+    names = sorted(name for name in names if ".." not in PurePosixPath(name).parts)
+    found = _by_card(names, configs, asked) if configs else _by_path(names, asked)
+    suffixes = {PurePosixPath(name).suffix.lower() for name in found}
+    kinds = {SUFFIXES.get(suffix) for suffix in suffixes}
+    if None in kinds or len(kinds) != 1 or len(found) > MAX_FILES:
+        raise UserError(
+            "hub_files_unsupported",
+            f"the split {asked.split} of {asked.hub} is {len(found)} files, {_some(found)}; legal: "
+            f"up to {MAX_FILES}, all of them .jsonl and .ndjson, or all of them .txt",
+            param="hub",
+            value=asked.hub,
+            legal=list(SUFFIXES),
+        )
+    return found
+
+
+def _by_card(
+    names: Sequence[str], configs: Sequence[Mapping[str, Any]], asked: HubDataset
+) -> list[str]:
+    by_name = {str(config.get("config_name")): config for config in configs}
+    default = next((name for name, config in by_name.items() if config.get("default")), "default")
+    chosen = asked.config or (default if len(by_name) > 1 else next(iter(by_name)))
+    if chosen not in by_name:
+        raise _no_split(asked, "config", asked.config, list(by_name))
+    patterns = _patterns(by_name[chosen].get("data_files"))
+    if asked.split not in patterns:
+        raise _no_split(asked, "split", asked.split, list(patterns))
+    wanted = patterns[asked.split]
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in wanted)]
+
+
+def _patterns(data_files: Any) -> dict[str, list[str]]:
+    """By split. A card has a pattern, a list of them, or a list of splits with theirs."""
+    found: dict[str, list[str]] = {}
+    for entry in data_files if isinstance(data_files, list) else [data_files]:
+        is_split = isinstance(entry, Mapping)
+        paths = entry.get("path") if is_split else entry
+        split = str(entry.get("split", "train")) if is_split else "train"
+        for path in paths if isinstance(paths, list) else [paths]:
+            if isinstance(path, str):
+                found.setdefault(split, []).append(path)
+    return found
+
+
+def _by_path(names: Sequence[str], asked: HubDataset) -> list[str]:
+    data = [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    jsonl = [name for name in data if SUFFIXES[PurePosixPath(name).suffix.lower()] == "rows"]
+    data = jsonl or data  # texts beside rows are notes
+    if asked.config is not None:
+        inside = [name for name in data if asked.config in PurePosixPath(name).parts[:-1]]
+        if not inside:
+            raise _no_split(asked, "config", asked.config, _folders(data))
+        data = inside
+    if not data:
+        others = [name for name in names if not name.startswith(".")]
+        raise UserError(
+            "hub_files_unsupported",
+            f"{asked.hub} has no files to read, but {_some(others)}; legal: " + ", ".join(SUFFIXES),
+            param="hub",
+            value=asked.hub,
+            legal=list(SUFFIXES),
+        )
+    found = [name for name in data if _has_word(name, asked.split)]
+    if not found and asked.split == "train":
+        found = data if not any(_has_word(name, split) for name in data for split in SPLITS) else []
+    if not found:
+        raise _no_split(asked, "split", asked.split, data)
+    if len(_folders(found)) > 1:
+        raise _no_split(asked, "config", asked.config, _folders(found))
+    return found
+
+
+def _has_word(name: str, word: str) -> bool:
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", name) is not None
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """The last part of their paths, which is what `config` may be."""
+    return sorted({PurePosixPath(name).parent.name or "." for name in names})
+
+
+def _no_split(asked: HubDataset, param: str, value: str | None, legal: Sequence[str]) -> UserError:
+    return UserError(
+        "hub_split_not_found",
+        f"{param} is {value!r}; {asked.hub} on the hub has {_some(legal)}",
+        param=param,
+        value=value,
+        legal=list(legal[:SHOWN_NAMES]),
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(repr(name[:100]) for name in names[:SHOWN_NAMES]) + more or "nothing"
+
+
+@contextmanager
+def _about_a_dataset() -> Iterator[None]:
+    """What the hub says of models, said of a dataset."""
+    codes = {"model_not_found": "hub_dataset_not_found", "model_gated": "hub_dataset_gated"}
+    try:
+        yield
+    except ApiQError as error:
+        error.code = codes.get(error.code, error.code)
+        error.param = "hub" if error.param == "model" else error.param
+        if error.code == "revision_not_found":
+            error.legal = "a branch, a tag or a commit of that dataset"
+        raise

@@ -1,0 +1,107 @@
+"""How a dataset begins in a model's tokens, and how many it has: asked of a process of its own.
+
+Nothing here loads transformers; `apiq_core.finetune.preview_process` does.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apiq_core.errors import InfraError, UserError
+from jobs import tokenizers
+from jobs.artifacts import ArtifactStore
+from jobs.database import Database
+from jobs.datasets import Dataset
+from jobs.previews import MAX_PREVIEW_BYTES
+from jobs.settings import Settings
+from jobs.texts import ROWS, dataset_key
+
+COUNTED_BYTES = MAX_PREVIEW_BYTES  # of a larger dataset the beginning; holds any three rows
+TIMEOUT_S = 120.0
+AT_ONCE = 2  # each takes a core
+PATIENCE_S = 30.0  # with those before it
+KEPT = ("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH")  # of the environment: no secrets
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+
+_turns = threading.BoundedSemaphore(AT_ONCE)
+
+
+@dataclass(frozen=True)
+class TokenPreview:
+    """As `apiq_core.finetune.preview.Preview`; `is_partial`: only the beginning was read."""
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, Any]
+    counted_bytes: int
+    is_partial: bool
+
+
+def token_preview(
+    dataset: Dataset,
+    base: str,
+    owner: str | None,
+    database: Database,
+    store: ArtifactStore,
+    settings: Settings,
+) -> TokenPreview:
+    """Read a dataset as the model `base` does: a quantize job that has succeeded, or a model id.
+
+    Raises `UserError` as a finetune job would, and `InfraError`: `hub_unreachable`, `not_ready`.
+    """
+    with database.read() as connection:
+        published = tokenizers.published_by(connection, base, owner)
+    with tempfile.TemporaryDirectory() as folder:
+        if published is None:
+            model_dir = tokenizers.fetch_of_model(base, settings, Path(folder))
+        else:
+            model_dir = tokenizers.fetch_published(published, store, Path(folder))
+        content = _beginning(store, dataset)
+        answer = _ask(model_dir, dataset.kind, content)
+    is_partial = len(content) < dataset.size_bytes
+    return TokenPreview(answer["rows"], answer["counts"], len(content), is_partial)
+
+
+def _beginning(store: ArtifactStore, dataset: Dataset) -> bytes:
+    """Whole rows, if it holds rows."""
+    end = min(dataset.size_bytes, COUNTED_BYTES)
+    content = b"".join(store.open_range(dataset_key(dataset.id, dataset.kind), 0, end))
+    if dataset.kind == ROWS and end < dataset.size_bytes:
+        content = content[: content.rfind(b"\n") + 1]
+    return content
+
+
+def _ask(model_dir: Path, kind: str, content: bytes) -> dict[str, Any]:
+    if not _turns.acquire(timeout=PATIENCE_S):
+        raise InfraError("not_ready", "other previews take up what there is for them")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "apiq_core.finetune.preview_process", str(model_dir), kind],
+            input=content,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            env=ENVIRONMENT | {name: os.environ[name] for name in KEPT if name in os.environ},
+        )
+    except subprocess.TimeoutExpired:
+        raise _unreadable(f"it takes more than {TIMEOUT_S:.0f} s") from None
+    finally:
+        _turns.release()
+    if done.returncode not in (0, 2):
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise _unreadable(f"it ended with {done.returncode}: {' '.join(last)[:300]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    if (error := answer.get("error")) is not None:
+        known = {name: error.get(name) for name in ("param", "value", "legal")}
+        raise UserError(error["code"], error["message"], **known)
+    return answer
+
+
+def _unreadable(reason: str) -> UserError:
+    return UserError(
+        "tokenizer_fails", f"the tokenizer of the base cannot read the dataset: {reason}"
+    )

@@ -1,0 +1,133 @@
+"""What is trained on, what is held out, and what is said of both."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from apiq_core.errors import UserError
+from apiq_core.events import Event
+from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.training_data import TrainingData, load_data
+from apiq_core.tokenizer import load_tokenizer
+from tests.tiny_models import make_tiny
+
+ROWS = [{"question": f"What is {n}?", "answer": str(n)} for n in range(10)]
+LONG = {"prompt": "a", "completion": "the module " * 40}
+UNSEEN = {"prompt": "the module " * 40, "completion": "a"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    return load_tokenizer(make_tiny(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+class Files:
+    """Datasets on disk, and what was said of them."""
+
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.events: list[Event] = []
+
+    def load(self, dataset: Any, validation: Any = None, **fields: Any) -> TrainingData:
+        config = FinetuneConfig.model_validate({"max_length": 64} | fields)
+        held_out = None if validation is None else self.write("held", validation)
+        return load_data(
+            self.write("data", dataset), held_out, self.tokenizer, config, self.events.append
+        )
+
+    def write(self, name: str, content: Any) -> Path:
+        if isinstance(content, str):
+            file = self.folder / f"{name}.txt"
+            file.write_text(content)
+        else:
+            file = self.folder / f"{name}.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in content))
+        return file
+
+
+@pytest.fixture
+def files(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Files:
+    return Files(tmp_path, tokenizer)
+
+
+def test_a_share_is_held_out(files: Files) -> None:
+    found = files.load(ROWS, validation_fraction=0.2)
+    assert (len(found.members), len(found.held_out), found.overlap) == (8, 2, 0)
+    assert sorted([*found.members, *found.held_out]) == list(range(10))
+    assert list(found.files) == ["dataset"]
+    assert len(files.load(ROWS * 10).held_out) == 5
+    assert len(files.events) == 1  # of the duplicates
+
+
+def test_a_file_is_held_out(files: Files) -> None:
+    found = files.load(ROWS[:7], ROWS[7:])
+    assert (found.members, found.held_out) == ([*range(7)], [7, 8, 9])
+    alone = files.load(ROWS).examples
+    assert found.examples == alone
+    assert {name: counts.rows for name, counts in found.files.items()} == {
+        "dataset": 7,
+        "validation": 3,
+    }
+    assert (found.overlap, files.events) == (0, [])
+    assert len(files.load(ROWS[:1], ROWS[1:2]).examples) == 2  # nothing need be split off
+
+
+def test_what_is_in_both_is_told(files: Files) -> None:
+    again = ROWS[0] | {"source": "another field, the same tokens"}
+    found = files.load(ROWS[:7], [again, *ROWS[6:]])
+    assert found.overlap == 2
+    (event,) = files.events
+    assert (event.type, event.data["code"]) == ("warning", "validation_overlaps")
+    assert event.data["message"].startswith("2 of 5 held-out rows")
+
+
+def test_rows_that_were_cut_are_counted(files: Files) -> None:
+    found = files.load([*ROWS, ROWS[0], LONG, UNSEEN], [LONG], truncate=True)
+    assert found.files["dataset"].model_dump() == {
+        "rows": 13,
+        "duplicates": 1,
+        "cut": 2,
+        "left_out": 1,
+    }
+    assert found.files["validation"].cut == 1
+    assert (len(found.members), len(found.held_out)) == (12, 1)
+
+
+def test_texts(files: Files) -> None:
+    found = files.load("the module " * 100, "another one " * 30)
+    counts = found.files["dataset"]
+    assert (counts.rows, counts.duplicates) == (len(found.members), None)
+    assert found.files["validation"].rows == len(found.held_out) > 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "validation", "code", "param"),
+    [
+        (ROWS, [{"text": 3}], "bad_rows", "validation"),
+        ([{"text": 3}], ROWS, "bad_rows", "dataset"),
+        (ROWS, [], "empty_dataset", "validation"),
+        (ROWS, [LONG], "rows_too_long", "validation"),
+        ([LONG], ROWS, "rows_too_long", "max_length"),
+        (
+            ROWS,
+            [{"messages": [{"role": "assistant", "content": "Hi"}]}],
+            "no_chat_template",
+            "validation",
+        ),
+        ("the module", "", "too_little_data", "validation"),
+        ("", "the module", "too_little_data", "dataset"),
+        (ROWS[:1], None, "too_little_data", "dataset"),
+    ],
+)
+def test_the_file_at_fault_is_named(
+    files: Files, dataset: Any, validation: Any, code: str, param: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        files.load(dataset, validation)
+    assert (caught.value.code, caught.value.param) == (code, param)
+    if param == "validation" and code != "too_little_data":
+        assert caught.value.message.startswith("validation: ")
