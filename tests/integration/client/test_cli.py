@@ -399,6 +399,19 @@ def test_datasets_of_rows(apiq: Command, tmp_path: Path) -> None:
     assert len(told) == 20
 
 
+def test_finetune_on_two_datasets(apiq: Command, tmp_path: Path) -> None:
+    ids = []
+    for name in ("train", "held-out"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
+        ids.append(apiq("datasets", "upload", f"{name}.jsonl").stdout.strip())
+    asked = ("finetune", "tiny", ids[0], "--validation", ids[1])
+    job = json.loads(apiq(*asked, "--json").stdout)
+    assert (job["input"]["dataset"], job["input"]["validation"]) == (ids[0], ids[1])
+    refused = apiq(*asked, "--validation-fraction", "0.1", code=1).stderr
+    assert "validation_fraction is given too, 0.1; legal: one of them" in refused
+    apiq("jobs", "cancel", job["id"])
+
+
 def test_a_dataset_of_a_hub_that_is_away(apiq: Command) -> None:
     refused = apiq("datasets", "fetch", "org/name", "--split", "test", code=1)
     assert refused.stderr.rstrip().endswith("[hub_unreachable]")
