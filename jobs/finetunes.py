@@ -38,16 +38,16 @@ def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneReques
     with naming_base():
         located = models.locate(request.base, request.revision, settings, request.hub_token)
         facts = models.inspect(located)
-    check_length(request, facts.max_length)
-    check_rank(request, facts)
+    _check_length(request, facts.max_length)
+    _check_rank(request, facts)
     return request.model_copy(update={"revision": located.revision})
 
 
 def check_made(request: FinetuneRequest, base: QuantizeRequest, facts: ModelFacts) -> None:
     """Whether training fits what `base`, a request that is resolved, will make of the model."""
-    check_length(request, facts.max_length)
-    check_adapter(request, base.config())
-    check_rank(request, facts)
+    _check_length(request, facts.max_length)
+    _check_adapter(request, base.config())
+    _check_rank(request, facts)
 
 
 def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) -> str:
@@ -108,8 +108,8 @@ def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, ow
             value=base_id,
         )
     if (context_length := job.input.get("context_length")) is not None:
-        check_length(request, context_length)
-    check_adapter(request, QuantizeRequest.from_input(job.input).config())
+        _check_length(request, context_length)
+    _check_adapter(request, QuantizeRequest.from_input(job.input).config())
     return job
 
 
@@ -131,10 +131,11 @@ def naming_base(options: str = "") -> Iterator[None]:
             error.param = "base"
         elif options and error.param is not None and error.param not in OF_BOTH:
             error.param = f"{options}.{error.param}"
+            error.message = f"{options}: {error.message}"
         raise
 
 
-def check_length(request: FinetuneRequest, context_length: int) -> None:
+def _check_length(request: FinetuneRequest, context_length: int) -> None:
     if request.max_length > context_length:
         raise UserError(
             "length_exceeds_context",
@@ -146,7 +147,7 @@ def check_length(request: FinetuneRequest, context_length: int) -> None:
         )
 
 
-def check_adapter(request: FinetuneRequest, base: QuantizeConfig) -> None:
+def _check_adapter(request: FinetuneRequest, base: QuantizeConfig) -> None:
     if request.rank is not None and base.may_have_adapter():
         raise UserError(
             "illegal_rank",
@@ -157,7 +158,7 @@ def check_adapter(request: FinetuneRequest, base: QuantizeConfig) -> None:
         )
 
 
-def check_rank(request: FinetuneRequest, facts: ModelFacts) -> None:
+def _check_rank(request: FinetuneRequest, facts: ModelFacts) -> None:
     narrowest = min(min(layer.d_in, layer.d_out) for layer in facts.linears)
     if request.rank is not None and request.rank > narrowest:
         raise UserError(

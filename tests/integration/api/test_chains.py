@@ -261,7 +261,7 @@ def test_a_base_that_nobody_takes_up_ends_both(service: Service, dataset: str) -
             {"quantize": {"method": "gptq", "recipe": "fast"}},
             "illegal_recipe",
             "#/quantize/recipe",
-            "has no recipe",
+            "quantize: method gptq has no recipe 'fast'",
         ),
         (
             {"quantize": {"calibration": {"source": f"dataset:{NOWHERE_DATASET}"}}},

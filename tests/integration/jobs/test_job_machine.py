@@ -219,9 +219,12 @@ class JobMachine(RuleBasedStateMachine):
             answer = self.run(lambda c: repository.request_cancel(c, job))
             assert answer.state == self.model.jobs[job].state
 
-    @holder_rule()
-    def cancel_held(self, held: Job) -> None:
+    @holder_rule(stops=st.booleans())
+    def cancel_held(self, held: Job, stops: bool) -> None:
         self.cancel(held.id)
+        if stops:
+            self.rows_are_as_expected()
+            self.stop(held)
 
     @rule(job=any_job)
     def delete(self, job: str) -> None:
