@@ -1,9 +1,11 @@
 """What a finetune job is accepted on: its base and its dataset, as they are in that moment."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
+from apiq_core.config import PER_CHANNEL
 from apiq_core.errors import ApiQError, UserError
 from apiq_core.inspect import ModelFacts
 from jobs import datasets, models, repository
@@ -29,6 +31,8 @@ def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneReques
                 value=request.revision,
             )
         return request
+    if request.method != "lora":
+        raise _illegal_base(request, "a model, whose weights are in no groups of integers")
     try:
         located = models.locate(request.base, request.revision, settings, request.hub_token)
         facts = models.inspect(located)
@@ -58,11 +62,13 @@ def check(connection: Connection, request: FinetuneRequest, owner: str) -> dict[
         ) from None
     pinned: dict[str, Any] = {"model": request.base, "dataset_kind": dataset.kind}
     if request.base_job is not None:
-        pinned |= _check_base_job(connection, request.base_job, owner)
+        pinned |= _check_base_job(connection, request, request.base_job, owner)
     return pinned
 
 
-def _check_base_job(connection: Connection, job_id: str, owner: str) -> dict[str, Any]:
+def _check_base_job(
+    connection: Connection, request: FinetuneRequest, job_id: str, owner: str
+) -> dict[str, Any]:
     try:
         job = repository.lock(connection, job_id, owner)
     except JobNotFound:
@@ -82,8 +88,39 @@ def _check_base_job(connection: Connection, job_id: str, owner: str) -> dict[str
             value=job_id,
         )
     files = repository.artifacts_of(connection, job_id)
+    has_adapter = any(file.path.startswith("adapter/") for file in files)
+    _check_method(request, job.input, has_adapter=has_adapter)
     (manifest,) = [file for file in files if file.path == MANIFEST]
     return {"model": job.input["model"], "base_manifest_sha256": manifest.sha256}
+
+
+def _check_method(request: FinetuneRequest, base: Mapping[str, Any], *, has_adapter: bool) -> None:
+    """Whether the method can train what a quantize job of this input has published."""
+    if request.method == "lora":
+        return
+    if base["formats"] == ["dense"]:
+        raise _illegal_base(request, "a job that publishes dense weights, no integers")
+    if request.method == "l4q" and has_adapter and base["adapter"] != "lora":
+        raise _illegal_base(request, f"a job with an adapter {base['adapter']}")
+    if request.method == "qa-lora" and has_adapter:
+        raise _illegal_base(request, "a job with an adapter")
+    if request.method == "qa-lora" and base["group_size"] == PER_CHANNEL:
+        raise _illegal_base(request, "a job with group_size -1: whole rows, no groups")
+
+
+def _illegal_base(request: FinetuneRequest, what: str) -> UserError:
+    legal = {
+        "l4q": "a quantize job in the format compressed-tensors, with adapter lora or none",
+        "qa-lora": "a quantize job of rank 0 in the format compressed-tensors, with a group_size "
+        "of 32, 64 or 128",
+    }[request.method]
+    return UserError(
+        "illegal_base",
+        f"base is {request.base}, {what}; legal for method {request.method}: {legal}",
+        param="base",
+        value=request.base,
+        legal=legal,
+    )
 
 
 def _check_fit(request: FinetuneRequest, facts: ModelFacts) -> None:
