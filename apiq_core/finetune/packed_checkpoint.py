@@ -64,11 +64,15 @@ def _config(
     config = read_json(source_dir / "config.json")
     if "quantization_config" in config:
         return config
-    specs = {name: _spec(layer) for name, layer in layers.items()}
     dense = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in layers]
-    return config | {"quantization_config": compressed_tensors.quantization_config(specs, dense)}
+    return config | {
+        "quantization_config": compressed_tensors.quantization_config(_specs(layers), dense)
+    }
 
 
-def _spec(layer: PackedLinear) -> LayerSpec:
-    group_size = layer.group_size if layer.group_size < layer.in_features else PER_CHANNEL
-    return LayerSpec(layer.bits, group_size, rank=0)
+def _specs(layers: Mapping[str, PackedLinear]) -> dict[str, LayerSpec]:
+    per_channel = all(layer.group_size == layer.in_features for layer in layers.values())
+    return {
+        name: LayerSpec(layer.bits, PER_CHANNEL if per_channel else layer.group_size, rank=0)
+        for name, layer in layers.items()
+    }

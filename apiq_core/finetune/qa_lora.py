@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
@@ -54,10 +53,9 @@ def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PeftMo
         raise _illegal("base has an adapter", base)
     wrapped = adapter.new_adapter(model, config)
     inner: Any = wrapped.get_base_model()
-    for name, module in inner.named_modules():
-        if isinstance(module, LoraLayer):
-            a = module.lora_A[NAME].weight.detach()
-            module.lora_A[NAME] = GroupedLinear(a, layers[name].group_size)
+    for name, layer in layers.items():
+        factors = inner.get_submodule(name).lora_A
+        factors[NAME] = GroupedLinear(factors[NAME].weight.detach(), layer.group_size)
     adapter.choose_trained(wrapped, config.train)
     return wrapped
 

@@ -110,14 +110,17 @@ def test_what_l4q_writes_is_the_model_that_was_trained(
     torch.testing.assert_close(packed, stock_logits(tmp_path, tokens), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_l4q_from_full_precision(source: Path, sums: Path, tmp_path: Path, bits: int) -> None:
+@pytest.mark.parametrize(("bits", "group_size"), [(2, 32), (4, 64), (3, -1)])
+def test_l4q_from_full_precision(
+    source: Path, sums: Path, tmp_path: Path, bits: int, group_size: int
+) -> None:
     settings = config(**SMALL_L4Q, rank=4, epochs=6)
-    report = finetune(source, None, sums, tmp_path, settings, bits=bits, group_size=32)
+    report = finetune(source, None, sums, tmp_path, settings, bits=bits, group_size=group_size)
     assert report.validation_loss.after < 0.9 * report.validation_loss.before
     content = json.loads((tmp_path / "model" / "config.json").read_text())
     scheme = content["quantization_config"]["config_groups"]["group_0"]["weights"]
-    assert (scheme["num_bits"], scheme["group_size"]) == (bits, 32)
+    stored = None if group_size == -1 else group_size
+    assert (scheme["num_bits"], scheme["group_size"]) == (bits, stored)
     found = stock_loss(tmp_path, sums, None)
     assert found == pytest.approx(report.validation_loss.after, rel=0.5)  # of all rows
 
