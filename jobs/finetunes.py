@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from apiq_core.config import QuantizeConfig
+from apiq_core.config import PER_CHANNEL, QuantizeConfig
 from apiq_core.errors import ApiQError, UserError
 from apiq_core.inspect import ModelFacts
 from jobs import chains, datasets, models, repository
@@ -35,6 +35,8 @@ def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneReques
                 value=request.revision,
             )
         return request
+    if request.method != "lora":
+        raise _illegal_base(request, "a model, whose weights are in no groups of integers")
     with naming_base():
         located = models.locate(request.base, request.revision, settings, request.hub_token)
         facts = models.inspect(located)
@@ -46,7 +48,7 @@ def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneReques
 def check_made(request: FinetuneRequest, base: QuantizeRequest, facts: ModelFacts) -> None:
     """Whether training fits what `base`, a request that is resolved, will make of the model."""
     _check_length(request, facts.max_length)
-    _check_adapter(request, base.config())
+    _check_base(request, base.config())
     _check_rank(request, facts)
 
 
@@ -109,7 +111,7 @@ def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, ow
         )
     if (context_length := job.input.get("context_length")) is not None:
         _check_length(request, context_length)
-    _check_adapter(request, QuantizeRequest.from_input(job.input).config())
+    _check_base(request, QuantizeRequest.from_input(job.input).config())
     return job
 
 
@@ -147,8 +149,10 @@ def _check_length(request: FinetuneRequest, context_length: int) -> None:
         )
 
 
-def _check_adapter(request: FinetuneRequest, base: QuantizeConfig) -> None:
-    if request.rank is not None and base.may_have_adapter():
+def _check_base(request: FinetuneRequest, base: QuantizeConfig) -> None:
+    """Whether the method can train what a quantize job of this config publishes."""
+    has_adapter = base.may_have_adapter()
+    if request.rank is not None and has_adapter:
         raise UserError(
             "illegal_rank",
             f"rank is {request.rank}, but the base has an adapter, of method {base.method}, whose "
@@ -156,6 +160,31 @@ def _check_adapter(request: FinetuneRequest, base: QuantizeConfig) -> None:
             param="rank",
             value=request.rank,
         )
+    if request.method == "lora":
+        return
+    if base.formats == ["dense"]:
+        raise _illegal_base(request, "which publishes dense weights, no integers")
+    if request.method == "l4q" and has_adapter and base.adapter != "lora":
+        raise _illegal_base(request, f"which has an adapter {base.adapter}")
+    if request.method == "qa-lora" and has_adapter:
+        raise _illegal_base(request, "which has an adapter")
+    if request.method == "qa-lora" and base.group_size == PER_CHANNEL:
+        raise _illegal_base(request, "of group_size -1: whole rows, no groups")
+
+
+def _illegal_base(request: FinetuneRequest, what: str) -> UserError:
+    legal = {
+        "l4q": "a quantize job in the format compressed-tensors, with adapter lora or none",
+        "qa-lora": "a quantize job of rank 0 in the format compressed-tensors, with a group_size "
+        "of 32, 64 or 128",
+    }[request.method]
+    return UserError(
+        "illegal_base",
+        f"base is {request.base}, {what}; legal for method {request.method}: {legal}",
+        param="base",
+        value=request.base,
+        legal=legal,
+    )
 
 
 def _check_rank(request: FinetuneRequest, facts: ModelFacts) -> None:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from apiq_core.events import CheckStop
 from apiq_core.finetune.examples import Example
@@ -23,7 +24,7 @@ def final_number(text: str) -> float | None:
 
 
 def exact_match(
-    model: PeftModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     *,
@@ -52,14 +53,18 @@ def exact_match(
 
 @torch.no_grad()
 def _decode(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], limit: int
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    limit: int,
 ) -> list[str]:
     """What the model says to each prompt, up to `limit` tokens."""
     model.eval()
     device = next(model.parameters()).device
     filler = tokenizer.eos_token_id or 0
     prompts, mask = _left_padded([e.tokens[: e.prompt_length] for e in examples], filler)
-    out = model.generate(
+    causal: Any = model
+    out = causal.generate(
         input_ids=prompts.to(device),
         attention_mask=mask.to(device),
         max_new_tokens=limit,

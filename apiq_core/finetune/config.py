@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Method = Literal["lora", "qa-lora", "l4q"]
 Train = Literal["all", "attention", "mlp"]
 
 
@@ -15,8 +16,15 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_default=True, strict=True)
 
+    method: Method = Field(
+        "lora",
+        description="`lora`: an adapter beside frozen weights, that of the base or a new one. "
+        "`qa-lora`: a new one that sees the sums of the quantization groups; the base has groups "
+        "and no adapter. `l4q`: the integers of a quantized base, by LoRA inside the quantizer, "
+        "and its scales and zero points; publishes `model/` in as few bits, and no adapter.",
+    )
     train: Train = Field(
-        "all", description="Whose adapters move: `all`, those of `attention`, or of the `mlp`."
+        "all", description="Which layers are trained: `all`, those of `attention` or of the `mlp`."
     )
     rank: int | None = Field(
         None,
@@ -36,7 +44,20 @@ class FinetuneConfig(BaseModel):
         description="Rows in memory at a time; their gradients are accumulated. Halved once if "
         "memory runs out.",
     )
-    lr: float = Field(2e-4, gt=0, le=1, description="Largest learning rate of the adapter.")
+    lr: float = Field(
+        2e-4,
+        gt=0,
+        le=1,
+        description="Largest learning rate of LoRA's factors, or of the base's adapter.",
+    )
+    # on a Llama of four blocks at 2 bits (docs/results/finetune.md) less of it learns less
+    lr_quantizer: float = Field(
+        1e-2,
+        gt=0,
+        le=1,
+        description="Of `l4q`: largest learning rate of the scales (relative) and of the zero "
+        "points (in steps of the grid).",
+    )
     warmup_fraction: float = Field(
         0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )

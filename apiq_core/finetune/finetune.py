@@ -1,7 +1,8 @@
 """Finetuning, the whole of it on one page: ApiQ's second step (arXiv 2402.05147, section 6).
 
-Load the quantized model with its integers packed, put the adapter that was fitted with them on it,
-train that on the rows of a dataset, keep what did best on held-out rows, and write it down.
+Load the quantized model with its integers packed, put on it what the method trains (`methods.py`;
+by default the adapter that was fitted with it), train that on the rows of a dataset, keep what did
+best on held-out rows, and write it down.
 """
 
 import math
@@ -12,14 +13,16 @@ from apiq_core.checkpoint import write_text
 from apiq_core.device import compute_dtype, pick_device
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import OnEvent, ShouldStop
-from apiq_core.finetune import adapter
 from apiq_core.finetune.answers import exact_match
+from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 from apiq_core.finetune.identity import identify
+from apiq_core.finetune.methods import METHODS
 from apiq_core.finetune.mixed_precision import use_matmul_dtype
 from apiq_core.finetune.model_card import model_card
 from apiq_core.finetune.packed_model import load_model, packed_layers
+from apiq_core.finetune.parameters import trained_parameters
 from apiq_core.finetune.projection import projected
 from apiq_core.finetune.report import FinetuneReport, Scores
 from apiq_core.finetune.report_html import report_html
@@ -43,14 +46,18 @@ def finetune(
     validation: Path | None = None,
     device: str = "auto",
     base_name: str | None = None,
+    bits: int | None = None,
+    group_size: int | None = None,
 ) -> FinetuneReport:
-    """Train an adapter for the model in `model_dir`; leaves adapter/ and report.json in `out_dir`.
+    """Train the model in `model_dir`; leaves adapter/ or, of `l4q`, model/ in `out_dir`, and
+    report.json and README.md beside it.
 
     `model_dir` is a quantize job's `model/` or a full-precision checkpoint, `adapter_dir` the
-    job's `adapter/`, or None for a new one. `dataset` is JSONL (`apiq_core.finetune.rows`) or, as
-    `.txt`, plain text; `validation` is a file alike that is held out, or None for a share of
-    `dataset`. A run that was stopped goes on from its checkpoint in `out_dir`.
-    Raises `UserError` for input that cannot be trained on.
+    job's `adapter/`, or None if there is none. `dataset` is JSONL (`apiq_core.finetune.rows`) or,
+    as `.txt`, plain text; `validation` is a file alike that is held out, or None for a share of
+    `dataset`. `bits` and `group_size` say to what `l4q` quantizes a full-precision checkpoint. A
+    run that was stopped goes on from its checkpoint in `out_dir`. Raises `UserError` for input that
+    cannot be trained on.
     """
 
     def check_stop() -> None:
@@ -59,6 +66,7 @@ def finetune(
 
     if validation is None and config.validation_fraction is None:
         config = config.model_copy(update={"validation_fraction": VALIDATION_FRACTION})
+    base, method = Base(model_dir, adapter_dir, bits, group_size), METHODS[config.method]
     target = pick_device(device)
     meter = Meter(on_event, target)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -70,19 +78,19 @@ def finetune(
         examples, members, held_out = data.examples, data.members, data.held_out
         model = load_model(model_dir, target, compute_dtype(target))
         use_matmul_dtype(model, target)
-        wrapped = adapter.attach(
-            model, adapter_dir, train=config.train, rank=config.rank, seed=config.seed
-        )
+        is_quantized = packed_layers(model) != {}
+        _check_grid(base, config, is_quantized=is_quantized)
+        trained = method.attach(model, base, config)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         run = Run(
-            wrapped,
+            trained,
             examples,
             members,
             held_out[: config.validation_rows],
             config,
             training_checkpoint(out_dir),
-            identify(model_dir, adapter_dir, dataset, validation, config, target),
+            identify(base, dataset, validation, config, target),
             target,
             on_event,
             check_stop,
@@ -92,12 +100,13 @@ def finetune(
         state = train(run)
 
     with meter.phase("evaluating"):
-        adapter.round_to_stored(wrapped)
+        count = sum(p.numel() for p in trained_parameters(trained).values())
+        method.store(trained)
         after = mean_loss(run, run.held_out)
         before = state.points[0].validation_loss
         asked = [examples[i] for i in held_out[: config.answered_rows]]
         answers = exact_match(
-            wrapped,
+            trained,
             tokenizer,
             [example for example in asked if example.prompt_length > 0],
             new_tokens=config.answer_tokens,
@@ -105,7 +114,7 @@ def finetune(
         )
 
     with meter.phase("packaging"):
-        adapter.write(wrapped, adapter_dir, out_dir / "adapter")
+        method.write(trained, base, out_dir)
         report = FinetuneReport(
             base=base_name or model_dir.name,
             config=config,
@@ -116,7 +125,7 @@ def finetune(
             },
             files=data.files,
             overlap=data.overlap,
-            trained_parameters=sum(p.numel() for p in adapter.trained_parameters(wrapped).values()),
+            trained_parameters=count,
             validation_loss=Scores(before=before, after=after),
             perplexity=Scores(before=math.exp(min(before, 700)), after=math.exp(min(after, 700))),
             exact_match=answers,
@@ -124,12 +133,12 @@ def finetune(
             points=state.points,
             seconds=meter.seconds,
             peak_memory_bytes=meter.peak_memory_bytes,
-            projected_memory_bytes=projected(run, meter.peak_memory_bytes["training"]),
+            projected_memory_bytes=projected(run, count, meter.peak_memory_bytes["training"]),
             device=target.type,
         )
     write_text(out_dir / "report.json", report.model_dump_json(indent=2) + "\n")
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
-    write_text(out_dir / "README.md", model_card(report, is_job=packed_layers(model) != {}))
+    write_text(out_dir / "README.md", model_card(report, is_job=is_quantized))
     run.checkpoint_file.unlink(missing_ok=True)
     return report
 
@@ -144,6 +153,26 @@ def _check_length(max_length: int, model_dir: Path) -> None:
             value=max_length,
             legal={"at_most": context},
         )
+
+
+def _check_grid(base: Base, config: FinetuneConfig, *, is_quantized: bool) -> None:
+    """`bits` and `group_size` are of `l4q` from full precision, and of nothing else."""
+    if config.method == "l4q" and not is_quantized:
+        return
+    for name, value in (("bits", base.bits), ("group_size", base.group_size)):
+        if value is not None:
+            raise UserError(
+                f"illegal_{name}",
+                f"{name} is {value}, but "
+                + (
+                    "base is quantized already"
+                    if is_quantized
+                    else f"{config.method} rounds nothing"
+                )
+                + f"; legal: no {name}",
+                param=name,
+                value=value,
+            )
 
 
 def _learned(examples: Sequence[Example], members: Sequence[int]) -> int:

@@ -8,24 +8,24 @@ import transformers
 
 from apiq_core import __version__
 from apiq_core.device import matmul_dtype
+from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.identity import Identity, cpu, file_sha256
 from apiq_core.inspect import weight_files
 
 
 def identify(
-    model_dir: Path,
-    adapter_dir: Path | None,
+    base: Base,
     dataset: Path,
     validation: Path | None,
     config: FinetuneConfig,
     device: torch.device,
 ) -> Identity:
     """The identity of a run."""
-    files = {f"model.{file.name}": file for file in weight_files(model_dir)}
-    files["model.config.json"] = model_dir / "config.json"
-    if adapter_dir is not None:
-        files |= {f"adapter.{file.name}": file for file in adapter_dir.glob("adapter_*")}
+    files = {f"model.{file.name}": file for file in weight_files(base.model_dir)}
+    files["model.config.json"] = base.model_dir / "config.json"
+    if base.adapter_dir is not None:
+        files |= {f"adapter.{file.name}": file for file in base.adapter_dir.glob("adapter_*")}
     files["dataset"] = dataset
     if validation is not None:
         files["validation"] = validation
@@ -33,6 +33,8 @@ def identify(
         {name: file_sha256(file) for name, file in sorted(files.items())}
         | {f"config.{name}": value for name, value in config.model_dump(mode="json").items()}
         | {
+            "bits": base.bits,
+            "group_size": base.group_size,
             "versions.apiq_core": __version__,
             "versions.torch": torch.__version__,
             "versions.transformers": transformers.__version__,

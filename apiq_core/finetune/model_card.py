@@ -1,43 +1,29 @@
-"""`README.md` of a finetuned adapter: what it is, how good it is, and the lines that load it."""
+"""`README.md` of what was finetuned: what it is, how good it is, and the lines that load it."""
 
+from apiq_core.finetune.config import Method
 from apiq_core.finetune.report import FinetuneReport
 from apiq_core.markdown import code, plain
 from apiq_core.model_card import READERS
 
+WITHOUT_ADAPTER: tuple[Method, ...] = ("l4q",)  # publishes a model of its own
+
 
 def model_card(report: FinetuneReport, *, is_job: bool) -> str:
     """The card; `is_job` says that the base is a quantize job, which has a `model/` of its own."""
-    model = "model" if is_job else report.base
-    where = (
-        f"It belongs to `model/` of {report.base}: download that too, and use them together."
-        if is_job
-        else f"It belongs to {plain(report.base)}."
-    )
+    is_model = report.config.method in WITHOUT_ADAPTER
     loss, perplexity = report.validation_loss, report.perplexity
-    rows, tokens = report.rows, report.tokens
     answers = (
         ""
         if report.exact_match is None
         else f"\n| final numbers that are right | | {100 * report.exact_match:.1f} % |"
     )
-    trained = (
-        f"Trained on {rows['train']} rows ({tokens['train']} tokens that carry loss), the best of "
-        f"{len(report.points)} states by the loss on {rows['validation']} rows that were held "
-        f"out. {where}"
-    )
-    load = f"""from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{model}")
-model = PeftModel.from_pretrained(model, "adapter")
-tokenizer = AutoTokenizer.from_pretrained("{model}")
-inputs = tokenizer("The capital of France is", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))"""
     return (
         "\n\n".join(
             [
-                f"# An adapter for {plain(report.base)}",
-                trained,
+                f"# {plain(report.base)}, finetuned by L4Q"
+                if is_model
+                else f"# An adapter for {plain(report.base)}",
+                f"{_training(report)} {_place(report, is_model=is_model, is_job=is_job)}",
                 "## Results",
                 "On the held-out rows:",
                 "| | before | after |\n|---|---:|---:|\n"
@@ -46,10 +32,42 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))"""
                 "`report.html` and `report.json` have every figure and the curves.",
                 "## Load it",
                 code("sh", f"pip install torch {READERS}"),
-                code("python", load),
+                code("python", _load(report, is_model=is_model, is_job=is_job)),
                 "## Licence",
                 "Those of the base model and of the data it was trained on hold for it.",
             ]
         )
         + "\n"
     )
+
+
+def _training(report: FinetuneReport) -> str:
+    rows, tokens = report.rows, report.tokens
+    return (
+        f"Trained on {rows['train']} rows ({tokens['train']} tokens that carry loss), the best of "
+        f"{len(report.points)} states by the loss on {rows['validation']} rows that were held out."
+    )
+
+
+def _place(report: FinetuneReport, *, is_model: bool, is_job: bool) -> str:
+    if is_model:
+        return "`model/` is whole: it needs neither its base nor an adapter."
+    if is_job:
+        return f"It belongs to `model/` of {report.base}: download that too, and use them together."
+    return f"It belongs to {plain(report.base)}."
+
+
+def _load(report: FinetuneReport, *, is_model: bool, is_job: bool) -> str:
+    model = "model" if is_job or is_model else report.base
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'model = AutoModelForCausalLM.from_pretrained("{model}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{model}")',
+        'inputs = tokenizer("The capital of France is", return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))",
+    ]
+    if not is_model:
+        lines.insert(0, "from peft import PeftModel")
+        lines.insert(4, 'model = PeftModel.from_pretrained(model, "adapter")')
+    return "\n".join(lines)

@@ -36,10 +36,20 @@ class PackedLinear(nn.Linear):
         """Q (O, I) in fp32, made anew."""
         return self.dequantize()
 
-    def dequantize(self) -> Tensor:
-        """Q (O, I) = s (q - z), in fp32."""
-        codes = unpack(self.packed, self.bits).unflatten(1, (self.scales.shape[1], -1))
-        q: Tensor = codes.float().sub_(self.zero_points).mul_(self.scales)
+    @property
+    def group_size(self) -> int:
+        """Input channels that share a scale."""
+        return self.in_features // self.scales.shape[1]
+
+    def integers(self) -> QuantizedWeight:
+        """What is packed."""
+        codes = unpack(self.packed, self.bits)
+        return QuantizedWeight(codes, self.scales[..., 0], self.zero_points[..., 0], self.bits)
+
+    def dequantize(self, rows: slice = slice(None)) -> Tensor:
+        """Q (O, I) = s (q - z), in fp32, or some rows of it."""
+        codes = unpack(self.packed[rows], self.bits).unflatten(1, (self.scales.shape[1], -1))
+        q: Tensor = codes.float().sub_(self.zero_points[rows]).mul_(self.scales[rows])
         return q.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:

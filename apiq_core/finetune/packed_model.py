@@ -1,6 +1,8 @@
 """A causal language model as it is trained: quantized layers packed, everything else as stored."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from accelerate import init_empty_weights
@@ -43,13 +45,27 @@ def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
     return {n: module for n, module in model.named_modules() if isinstance(module, PackedLinear)}
 
 
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, layer)
+
+
+def layout_of(tensors: Mapping[str, torch.Tensor]) -> ModuleType:
+    """The format of a layer's tensors, or the one that a dense layer's are to become.
+
+    Zero points are packed where all layers are of one width, and else are bytes.
+    """
+    zero_points = tensors.get("weight_zero_point")
+    is_mixed = zero_points is not None and zero_points.dtype == torch.int8
+    return compressed_tensors_mixed if is_mixed else compressed_tensors
+
+
 def _load(model: nn.Module, source: Checkpoint, dtype: torch.dtype) -> None:
     dense: dict[str, torch.Tensor] = {}
     for name in source.names:
         owner, _, suffix = name.rpartition(".")
         if suffix == PACKED:
-            parent, _, own = owner.rpartition(".")
-            setattr(model.get_submodule(parent), own, _read(source, owner, dtype))
+            replace_layer(model, owner, _read(source, owner, dtype))
         elif f"{owner}.{PACKED}" not in source:
             dense[name] = source.load(name, dtype)
     unknown = model.load_state_dict(dense, strict=False, assign=True).unexpected_keys
@@ -60,11 +76,8 @@ def _load(model: nn.Module, source: Checkpoint, dtype: torch.dtype) -> None:
 def _read(source: Checkpoint, name: str, dtype: torch.dtype) -> PackedLinear:
     tensors = {suffix: source.load(f"{name}.{suffix}") for suffix in SUFFIXES}
     bits = WORD * tensors[PACKED].shape[1] // int(tensors["weight_shape"][1])
-    # a zero point for every group is packed only where all layers are of one width
-    is_packed = tensors["weight_zero_point"].dtype == torch.int32
-    layout = compressed_tensors if is_packed else compressed_tensors_mixed
     bias = source.load(f"{name}.bias", dtype) if f"{name}.bias" in source else None
-    return PackedLinear(layout.unpack_layer(tensors, bits), bias)
+    return PackedLinear(layout_of(tensors).unpack_layer(tensors, bits), bias)
 
 
 def _check_whole(model: nn.Module) -> None:

@@ -11,7 +11,6 @@ from typing import Self
 from transformers import PretrainedConfig
 
 from apiq_core.device import compute_dtype
-from apiq_core.finetune.adapter import trained_parameters
 from apiq_core.finetune.packed_model import packed_layers
 from apiq_core.finetune.train import Run
 
@@ -80,10 +79,11 @@ class Training:
     is_checkpointed: bool
 
 
-def projected(run: Run, peak_bytes: int) -> dict[str, int]:
-    """Peak bytes of each Llama, were it trained as `run` was, which took `peak_bytes`."""
+def projected(run: Run, trained_count: int, peak_bytes: int) -> dict[str, int]:
+    """Peak bytes of each Llama, were it trained as `run` was: `trained_count` numbers in
+    `peak_bytes`."""
     own = Shape.of(run.model.config)
-    training = _training(run, own)
+    training = _training(run, trained_count, own)
     rest = max(0.0, peak_bytes - training_bytes(own, training))
     return {name: round(rest + training_bytes(shape, training)) for name, shape in LLAMAS.items()}
 
@@ -101,15 +101,14 @@ def training_bytes(shape: Shape, training: Training) -> float:
     return weights + embeddings + trained + activations + dense
 
 
-def _training(run: Run, own: Shape) -> Training:
+def _training(run: Run, trained_count: int, own: Shape) -> Training:
     dtype_bytes = compute_dtype(run.device).itemsize
     layers = packed_layers(run.model).values()
     held = sum(tensor.nbytes for layer in layers for tensor in layer.buffers())
-    trained = sum(parameter.numel() for parameter in trained_parameters(run.model).values())
     longest = max(len(run.examples[i]) for i in run.members)
     return Training(
         weight_bits=8 * held / (own.blocks * own.block_weights) if layers else 8 * dtype_bytes,
-        trained_share=trained / (own.blocks * own.channels),
+        trained_share=trained_count / (own.blocks * own.channels),
         tokens=longest * min(run.config.micro_batch_size, run.config.batch_size),
         dtype_bytes=dtype_bytes,
         is_checkpointed=run.config.gradient_checkpointing,

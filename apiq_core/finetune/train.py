@@ -1,4 +1,4 @@
-"""The optimisation: AdamW on the adapter, scored on held-out rows, resumable at every step."""
+"""The optimisation: AdamW, scored on held-out rows, resumable at every step."""
 
 import math
 import time
@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import CheckStop, Event, OnEvent
 from apiq_core.finetune import checkpoint
-from apiq_core.finetune.adapter import trained_parameters
 from apiq_core.finetune.batches import epoch_batches, pad
 from apiq_core.finetune.checkpoint import Point, State
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 from apiq_core.finetune.loss import summed_loss
+from apiq_core.finetune.parameters import parameter_groups, trained_parameters
 
 ROLLBACKS = 2  # how often a run whose loss was not finite goes back and tries at half the rate
 EVALUATIONS = 10  # unless the config says after how many steps
@@ -33,7 +34,7 @@ class NotFinite(Exception):
 class Run:
     """What a training run works with; `config` is resolved but for its step counts."""
 
-    model: PeftModel
+    model: PreTrainedModel | PeftModel
     examples: Sequence[Example]
     members: Sequence[int]  # indices of what is trained on
     held_out: Sequence[int]
@@ -65,7 +66,7 @@ def train(run: Run) -> State:
     """
     config, parameters = run.config, trained_parameters(run.model)
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        parameter_groups(parameters, config), weight_decay=config.weight_decay, fused=True
     )
     total = run.step_count()
     every = config.evaluate_every or max(1, total // EVALUATIONS)
@@ -143,7 +144,7 @@ def _step(
         optimizer.zero_grad(set_to_none=True)
         raise NotFinite
     for group in optimizer.param_groups:
-        group["lr"] = state.lr_factor * lr_at(state.step, total, run.config)
+        group["lr"] = state.lr_factor * lr_at(state.step, total, run.config) * group["relative_lr"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1

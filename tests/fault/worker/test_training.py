@@ -125,6 +125,29 @@ def test_a_validation_set_is_read_and_named(hosts: Hosts, base: Job, dataset: st
     assert manifest["calibration"]["text_sha256"][validation] == sha256
 
 
+def test_killed_while_it_trains_the_integers(hosts: Hosts, base: Job, dataset: str) -> None:
+    """L4Q publishes a model: that of a quiet run, and no adapter."""
+    house = hosts.house
+    quiet = accept(house, base.id, dataset, method="l4q")
+    quiet = hosts.run()
+    assert quiet.state == State.SUCCEEDED, quiet.error
+    job = accept(house, base.id, dataset, method="l4q")
+    job = hosts.run("trained", "3")
+    assert job.state == State.QUEUED
+    job = hosts.run()
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
+    assert [event["step"] for event in data(house, job, "resumed")] == [2]
+    files = published(house, job)
+    of_base = {name for name in published(house, base) if name.startswith("model/")}
+    expected = of_base | {"README.md", "manifest.json", "report.json"}
+    assert files.keys() == expected
+    assert {name: files[name] for name in of_base} == {
+        name: published(house, quiet)[name] for name in of_base
+    }
+    trained = [name for name in of_base if name.endswith(".safetensors")]
+    assert any(files[name] != published(house, base)[name] for name in trained)
+
+
 def test_a_damaged_checkpoint_begins_anew(hosts: Hosts, base: Job, dataset: str) -> None:
     house, job = hosts.house, accept(hosts.house, base.id, dataset)
     job = hosts.run("trained", "5")

@@ -94,9 +94,9 @@ class Service(Records):
         assert answer.status_code == 202, answer.text
         return dict(answer.json())
 
-    def finished(self, files: dict[str, bytes]) -> dict[str, Any]:
+    def finished(self, files: dict[str, bytes], **fields: Any) -> dict[str, Any]:
         """A job that went all the way."""
-        job = self.submit()
+        job = self.submit(**fields)
         self.publish(self.claim(), files)
         return dict(self.http.get(job["urls"]["self"]).json())
 

@@ -42,6 +42,54 @@ def test_base_and_dataset_suffice(service: Service) -> None:
     assert again["input"]["revision"].startswith("local:")
 
 
+WITHOUT_ADAPTER = {name: content for name, content in FILES.items() if "adapter" not in name}
+
+
+@pytest.mark.parametrize(
+    ("method", "files", "fields"),
+    [
+        ("l4q", FILES, {}),
+        ("l4q", WITHOUT_ADAPTER, {"group_size": -1}),
+        ("qa-lora", WITHOUT_ADAPTER, {"method": "gptq"}),
+    ],
+)
+def test_a_base_that_a_method_can_train(
+    service: Service, method: str, files: dict[str, bytes], fields: dict[str, Any]
+) -> None:
+    base, dataset = service.finished(files, **fields), service.upload(b"Some words to learn.")
+    answer = post(service, base=base["id"], dataset=dataset["id"], method=method)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["input"]["method"] == method
+
+
+@pytest.mark.parametrize(
+    ("method", "files", "fields", "says"),
+    [
+        ("l4q", FILES, {"formats": ["dense"]}, "which publishes dense weights"),
+        ("l4q", FILES, {"adapter": "ia3"}, "which has an adapter ia3"),
+        ("qa-lora", WITHOUT_ADAPTER, {"formats": ["dense"]}, "which publishes dense weights"),
+        ("qa-lora", FILES, {}, "which has an adapter; legal for method qa-lora: a quantize job"),
+        ("qa-lora", WITHOUT_ADAPTER, {"group_size": -1, "rank": 0}, "whole rows"),
+    ],
+)
+def test_a_base_that_a_method_cannot_train(
+    service: Service, method: str, files: dict[str, bytes], fields: dict[str, Any], says: str
+) -> None:
+    base, dataset = service.finished(files, **fields), service.upload(b"Some words to learn.")
+    answer = post(service, base=base["id"], dataset=dataset["id"], method=method)
+    problem = service.refused(answer, 422, "illegal_base")
+    assert problem["errors"][0]["pointer"] == "#/base"
+    assert says in problem["detail"]
+
+
+@pytest.mark.parametrize("method", ["l4q", "qa-lora"])
+def test_a_model_is_no_base_of_a_method_that_needs_integers(service: Service, method: str) -> None:
+    dataset = service.upload(b"Some words to learn.")
+    answer = post(service, base="tiny", dataset=dataset["id"], method=method)
+    problem = service.refused(answer, 422, "illegal_base")
+    assert "a model, whose weights are in no groups of integers" in problem["detail"]
+
+
 def test_what_it_needs_stays_until_it_ends(service: Service) -> None:
     base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
     job = post(service, base=base["id"], dataset=dataset["id"]).json()
@@ -123,6 +171,8 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
         ({"lr": 0}, "invalid_request", "#/lr", "greater than 0"),
         ({"lr": -1e-3}, "invalid_request", "#/lr", "greater than 0"),
         ({"train": "q_proj"}, "invalid_request", "#/train", "'all', 'attention' or 'mlp'"),
+        ({"method": "dora"}, "invalid_request", "#/method", "'lora', 'qa-lora' or 'l4q'"),
+        ({"lr_quantizer": 2}, "invalid_request", "#/lr_quantizer", "at most 1"),
         ({"epochs": 0}, "invalid_request", "#/epochs", "at least 1"),
         ({"bits": 2}, "invalid_request", "#/bits", "base is a job"),
         ({"learning_rate": 1}, "invalid_request", "#/learning_rate", "is not a field"),

@@ -8,73 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
 
 import apiq_core.finetune.train as training
-from apiq_core.config import QuantizeConfig
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
-from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.finetune import finetune
-from apiq_core.finetune.report import FinetuneReport
 from apiq_core.layout import training_checkpoint
-from apiq_core.quantize import quantize
+from tests.integration.core.finetune.support import config, quantized, run, stock_loss, stop_after
 from tests.tiny_models import make_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
-
-SMALL: dict[str, Any] = {
-    "batch_size": 4,
-    "micro_batch_size": 2,
-    "max_length": 64,
-    "epochs": 2,
-    "lr": 1e-2,
-    "validation_fraction": 0.2,
-    "answered_rows": 2,
-    "answer_tokens": 4,
-}
-
-
-def config(**fields: Any) -> FinetuneConfig:
-    return FinetuneConfig.model_validate(SMALL | fields)
-
-
-def quantized(folder: Path, **fields: Any) -> Path:
-    """The artifacts of a quantize job."""
-    source = make_tiny(folder / "source")
-    settings = {
-        "bits": 2,
-        "rank": 4,
-        "calibration": {"samples": 8, "length": 32, "held_out": 2},
-        "evaluation": {"samples": 0},
-    }
-    quantize(source, folder / "base", QuantizeConfig.model_validate(settings | fields))
-    return folder / "base"
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return quantized(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Questions and answers that a tiny model can learn."""
-    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [
-        {"question": f"What is {n % 7} and {n % 5}?", "answer": f"It is #### {n % 7 + n % 5}"}
-        for n in range(40)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
-def run(base: Path, data: Path, out: Path, settings: FinetuneConfig, **more: Any) -> FinetuneReport:
-    adapter = base / "adapter" if (base / "adapter").exists() else None
-    return finetune(base / "model", adapter, data, out, settings, **more)
 
 
 def test_it_learns_and_stock_tools_read_what_it_learned(
@@ -102,22 +51,6 @@ def test_it_learns_and_stock_tools_read_what_it_learned(
     )
 
 
-def stock_loss(base: Path, data: Path, adapter: Path) -> float:
-    """Of the answers of all rows, with transformers, compressed-tensors and PEFT alone."""
-    from apiq_core.finetune.batches import pad
-    from apiq_core.finetune.data import read_rows
-    from apiq_core.finetune.examples import tokenize
-    from apiq_core.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(base / "model")
-    rows, _ = read_rows(data)
-    tokens, labels = pad([tokenize(row, tokenizer) for _, row in rows], torch.device("cpu"))
-    model = AutoModelForCausalLM.from_pretrained(base / "model", dtype=torch.float32)
-    with torch.no_grad():
-        logits = PeftModel.from_pretrained(model, str(adapter))(tokens).logits[:, :-1]
-    return float(cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()))
-
-
 def test_what_is_published_is_what_was_scored(base: Path, sums: Path, tmp_path: Path) -> None:
     """The loss of the report is that of the file, read by stock tools, on the held-out rows."""
     lines = sums.read_text().splitlines()
@@ -139,16 +72,6 @@ def test_only_the_chosen_adapters_move(base: Path, sums: Path, tmp_path: Path, t
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     chosen = {name for name in before if {"attention": "self_attn", "mlp": "mlp"}[train] in name}
     assert moved == chosen
-
-
-def stop_after(step: int) -> tuple[Callable[[], bool], Callable[[Event], None]]:
-    done: list[int] = []
-
-    def on_event(event: Event) -> None:
-        if event.type == "progress":
-            done.append(event.data["done"])
-
-    return lambda: bool(done) and done[-1] >= step, on_event
 
 
 @pytest.mark.parametrize("step", [1, 5, 9])
@@ -275,6 +198,7 @@ def test_out_of_memory_twice_fails(
     [
         {"bits": 3},
         {"bits": 4, "adapter": "dora"},
+        {"bits": 4, "adapter": "ia3", "rank": None},
         {"bits": None, "rank": None, "bits_per_weight": 3.5},  # which leaves no room for factors
         {"formats": ["dense"]},
         {"method": "gptq-lora"},
@@ -285,6 +209,27 @@ def test_whatever_was_quantized_learns(sums: Path, tmp_path: Path, fields: dict[
     base = quantized(tmp_path, **fields)
     report = run(base, sums, tmp_path / "out", config(epochs=6))
     assert report.validation_loss.after < 0.9 * report.validation_loss.before
+
+
+@pytest.mark.parametrize(
+    ("adapter", "fields"), [("dora", {}), ("ia3", {"rank": None})], ids=["dora", "ia3"]
+)
+def test_another_adapter_than_lora_stays_what_it_is(
+    sums: Path, tmp_path: Path, adapter: str, fields: dict[str, Any]
+) -> None:
+    base = quantized(tmp_path, bits=4, adapter=adapter, **fields)
+    run(base, sums, tmp_path / "out", config())
+    before, after = (
+        load_file(folder / "adapter" / "adapter_model.safetensors")
+        for folder in (base, tmp_path / "out")
+    )
+    assert {n: (t.shape, t.dtype) for n, t in after.items()} == {
+        n: (t.shape, t.dtype) for n, t in before.items()
+    }
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert stock_loss(base, sums, tmp_path / "out" / "adapter") < stock_loss(
+        base, sums, base / "adapter"
+    )
 
 
 def test_a_base_without_adapter_gets_one(sums: Path, tmp_path: Path) -> None:
