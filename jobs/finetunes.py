@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from apiq_core.config import PER_CHANNEL, QuantizeConfig
 from apiq_core.errors import ApiQError, UserError
+from apiq_core.finetune.config import OF_A_NEW_ADAPTER
 from apiq_core.inspect import ModelFacts
 from jobs import chains, datasets, models, repository
 from jobs.errors import DatasetNotFound, JobNotFound
@@ -152,14 +153,16 @@ def _check_length(request: FinetuneRequest, context_length: int) -> None:
 def _check_base(request: FinetuneRequest, base: QuantizeConfig) -> None:
     """Whether the method can train what a quantize job of this config publishes."""
     has_adapter = base.may_have_adapter()
-    if request.rank is not None and has_adapter:
-        raise UserError(
-            "illegal_rank",
-            f"rank is {request.rank}, but the base has an adapter, of method {base.method}, whose "
-            "ranks are kept; legal: no rank",
-            param="rank",
-            value=request.rank,
-        )
+    for name in OF_A_NEW_ADAPTER:
+        value = getattr(request, name)
+        if value is not None and has_adapter:
+            raise UserError(
+                f"illegal_{name}",
+                f"{name} is {value}, but the base has an adapter, of method {base.method}, which "
+                f"is trained as it is; legal: no {name}",
+                param=name,
+                value=value,
+            )
     if request.method == "lora":
         return
     if base.formats == ["dense"]:

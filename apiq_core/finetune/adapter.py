@@ -10,11 +10,12 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from apiq_core.adapters.lora import ADAPTER_DTYPE, lora_config
+from apiq_core.adapters.dora import MAGNITUDE
+from apiq_core.adapters.lora import ADAPTER_DTYPE, LowRank, lora_config
 from apiq_core.checkpoint import disk_errors, write_tensors, write_text
 from apiq_core.errors import UserError
 from apiq_core.finetune.base import Base
-from apiq_core.finetune.config import FinetuneConfig, Train
+from apiq_core.finetune.config import OF_A_NEW_ADAPTER, FinetuneConfig, Train
 from apiq_core.finetune.parameters import is_trained, trained_parameters
 
 CONFIG_FILE = "adapter_config.json"
@@ -23,28 +24,31 @@ DEFAULT_RANK = 16
 
 
 def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PeftModel:
-    """`model` with the adapter of its quantize job, whatever it is, or with a new LoRA adapter.
+    """`model` with the adapter of its quantize job, whatever it is, or with a new one.
 
-    Raises `UserError(illegal_rank)` for a rank beside an adapter.
+    Raises `UserError` (`illegal_rank`, `illegal_adapter`) for what only a new one has.
     """
     if base.adapter_dir is None:
         wrapped = new_adapter(model, config)
     else:
-        check_no_rank(config)
+        check_nothing_new(config)
         wrapped = PeftModel.from_pretrained(model, str(base.adapter_dir), is_trainable=True)
     choose_trained(wrapped, config.train)
     return wrapped
 
 
-def check_no_rank(config: FinetuneConfig) -> None:
-    if config.rank is not None:
-        raise UserError(
-            "illegal_rank",
-            f"rank is {config.rank}, but the base has an adapter, whose ranks are kept; "
-            "legal: no rank",
-            param="rank",
-            value=config.rank,
-        )
+def check_nothing_new(config: FinetuneConfig) -> None:
+    """Refuse what a config says of a new adapter, where the base has one."""
+    for name in OF_A_NEW_ADAPTER:
+        value = getattr(config, name)
+        if value is not None:
+            raise UserError(
+                f"illegal_{name}",
+                f"{name} is {value}, but the base has an adapter, which is trained as it is; "
+                f"legal: no {name}",
+                param=name,
+                value=value,
+            )
 
 
 def choose_trained(wrapped: PeftModel, train: Train) -> None:
@@ -53,11 +57,16 @@ def choose_trained(wrapped: PeftModel, train: Train) -> None:
 
 
 def new_adapter(model: PreTrainedModel, config: FinetuneConfig) -> PeftModel:
-    """LoRA on every linear layer but the head, where it changes nothing yet."""
+    """LoRA or DoRA on every linear layer but the head, where it changes nothing yet."""
     rank, head = config.rank or DEFAULT_RANK, model.get_output_embeddings()
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     lora = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=names, lora_dropout=0.0, task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=rank,
+        target_modules=names,
+        lora_dropout=0.0,
+        use_dora=config.adapter == "dora",
+        task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -93,11 +102,13 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
 
 
 def write_new(tensors: Mapping[str, Tensor], out_dir: Path) -> None:
-    """A LoRA adapter of these tensors in `adapter/`."""
+    """A LoRA or DoRA adapter of these tensors in `adapter/`."""
     target = out_dir / "adapter"
     with disk_errors():
         target.mkdir(parents=True, exist_ok=True)
     inside = {name.removeprefix("base_model.model."): t for name, t in tensors.items()}
-    content = lora_config(inside, len(inside) // 2)
+    layer_count = sum(name.endswith(LowRank.SUFFIXES[0]) for name in inside)
+    is_dora = any(name.endswith(MAGNITUDE) for name in inside)
+    content = lora_config(inside, layer_count, use_dora=is_dora)
     write_text(target / CONFIG_FILE, json.dumps(content, indent=2, sort_keys=True))
     write_tensors(target / WEIGHTS_FILE, tensors)

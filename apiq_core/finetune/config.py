@@ -5,10 +5,11 @@ A field that is `None` depends on the model or the data at hand.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Method = Literal["lora", "qa-lora", "l4q"]
 Train = Literal["all", "attention", "mlp"]
+OF_A_NEW_ADAPTER = ("rank", "adapter")  # fields that a base with an adapter has no use for
 
 
 class FinetuneConfig(BaseModel):
@@ -30,7 +31,11 @@ class FinetuneConfig(BaseModel):
         None,
         ge=1,
         le=512,
-        description="Rank of a new LoRA adapter, for a base that has none. 16.",
+        description="Rank of a new adapter, for a base that has none. 16.",
+    )
+    adapter: Literal["lora", "dora"] | None = Field(
+        None,
+        description="Kind of a new adapter of method `lora`, for a base that has none. `lora`.",
     )
     epochs: int = Field(1, ge=1, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(
@@ -103,3 +108,12 @@ class FinetuneConfig(BaseModel):
         True, description="Run each block once more going back, instead of keeping what is in it."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of the split, the order and a new adapter.")
+
+    # a check of a field, not of the model, so that an error names it
+    @field_validator("adapter")
+    @classmethod
+    def _of_the_method(cls, adapter: str | None, info: ValidationInfo) -> str | None:
+        method = info.data.get("method", "lora")  # absent where it is wrong itself
+        if adapter is not None and method != "lora":
+            raise ValueError(f"method is {method}, which has its own; legal only with method lora")
+        return adapter

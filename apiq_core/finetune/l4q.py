@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from apiq_core.adapters.lora import LowRank, random_start
 from apiq_core.config import GROUP_SIZES, PER_CHANNEL, WIDTHS, LayerSpec, QuantizeConfig
 from apiq_core.errors import UserError
-from apiq_core.finetune.adapter import DEFAULT_RANK, WEIGHTS_FILE, check_no_rank
+from apiq_core.finetune.adapter import DEFAULT_RANK, WEIGHTS_FILE, check_nothing_new
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.l4q_linear import L4QLinear, device_of
@@ -83,7 +83,7 @@ def _start(layer: nn.Linear, low_rank: LowRank, spec: LayerSpec | None) -> L4QLi
 
 def _read_adapters(adapter_dir: Path, config: FinetuneConfig) -> dict[str, LowRank]:
     """The adapter of a quantize job by layer name; its factors carry their full scale."""
-    check_no_rank(config)
+    check_nothing_new(config)
     tensors = load_file(adapter_dir / WEIGHTS_FILE)
     others = [name for name in tensors if not name.endswith(LowRank.SUFFIXES)]
     if others:

@@ -50,13 +50,14 @@ def trained(
     *,
     rank: int = RANK,
     train: str = "all",
+    adapter: str = "lora",
 ) -> Figures | None:
     """The figures of a trainee, and of its start where it was quantized for this."""
-    fields = TRAINING | {"max_length": task.max_length, "train": train}
+    fields = settings(task) | {"train": train}
     inputs = {"base": given.model_dir, "rows": task.rows}
     started: Figures = {}
     if name != FULL:
-        found = start(store, given, name, bits, rank)
+        found = start(store, given, name, bits, rank, adapter)
         if found is None:
             return None
         started = {"bits_per_weight": found["bits_per_weight"]}
@@ -65,18 +66,25 @@ def trained(
         if (folder / "adapter").is_dir():
             inputs["adapter"] = folder / "adapter"
     if "adapter" not in inputs:
-        fields["rank"] = rank
-    title = f"{task.name}: {name} at {bits} bits, rank {rank}, train {train}"
+        fields |= {"rank": rank, "adapter": adapter}
+    title = f"{task.name}: {name} at {bits} bits, {adapter} of rank {rank}, train {train}"
     figures = store.figures(Cell("finetune.trained", {"finetune": fields}, inputs), title)
     return figures and started | figures
 
 
-def start(store: Cells, given: Setting, name: str, bits: int, rank: int) -> Figures | None:
+def settings(task: Task) -> dict[str, Any]:
+    return TRAINING | {"max_length": task.max_length}
+
+
+def start(
+    store: Cells, given: Setting, name: str, bits: int, rank: int, adapter: str = "lora"
+) -> Figures | None:
     """Quantized, and kept in the `folder` that the figures name."""
     has_adapter = name != QLORA_STYLE
     asked = cell(name if has_adapter else "rtn", given, bits, rank if has_adapter else None)
     if asked is None:
         return None
-    config = {"quantize": asked.config["quantize"]}
+    quantize = asked.config["quantize"]
+    config = {"quantize": quantize | {"adapter": adapter} if has_adapter else quantize}
     inputs = {key: asked.inputs[key] for key in ("model", "calibrated")}
     return store.figures(Cell("finetune.start", config, inputs), f"start: {name} at {bits} bits")

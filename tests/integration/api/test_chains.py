@@ -274,6 +274,7 @@ def test_a_base_that_nobody_takes_up_ends_both(service: Service, dataset: str) -
         ({"revision": "local:0"}, "model_changed", "#/revision", "is now local:"),
         ({"dataset": NOWHERE_DATASET}, "unknown_dataset", "#/dataset", "there is no dataset"),
         ({"rank": 8}, "illegal_rank", "#/rank", "the base has an adapter, of method apiq-bw"),
+        ({"adapter": "dora"}, "illegal_adapter", "#/adapter", "the base has an adapter"),
         ({"rank": 8, "quantize": {"method": "qlora"}}, "illegal_rank", "#/rank", "qlora"),
         (
             {"rank": 8, "quantize": {"adapter": "ia3"}},
@@ -308,5 +309,6 @@ def test_a_base_that_is_a_job_is_checked_too(
     for fields, code in (
         ({"max_length": 513}, "length_exceeds_context"),
         ({"rank": 8}, "illegal_rank"),
+        ({"adapter": "lora"}, "illegal_adapter"),
     ):
         service.refused(post(service, base=base["id"], dataset=dataset, **fields), 422, code)

@@ -171,6 +171,12 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
         ({"lr": 0}, "invalid_request", "#/lr", "greater than 0"),
         ({"lr": -1e-3}, "invalid_request", "#/lr", "greater than 0"),
         ({"train": "q_proj"}, "invalid_request", "#/train", "'all', 'attention' or 'mlp'"),
+        (
+            {"method": "l4q", "adapter": "dora"},
+            "invalid_request",
+            "#/adapter",
+            "legal only with method lora",
+        ),
         ({"method": "dora"}, "invalid_request", "#/method", "'lora', 'qa-lora' or 'l4q'"),
         ({"lr_quantizer": 2}, "invalid_request", "#/lr_quantizer", "at most 1"),
         ({"epochs": 0}, "invalid_request", "#/epochs", "at least 1"),

@@ -11,7 +11,9 @@ from benchmarks.core import texts, trainees
 from benchmarks.core.cells import Cells
 from benchmarks.core.contenders import CLOSED_FORM, Setting
 from benchmarks.core.finetune import row
-from benchmarks.core.measure.finetune import start, step
+from benchmarks.core.l4q import adapter_of
+from benchmarks.core.measure.finetune import merged, start, step
+from benchmarks.core.measure.finetune import trained as trained_measure
 from benchmarks.core.trainees import APIQ, FULL, QLORA_STYLE, Task, trained
 from tests.tiny_models import make_tiny
 
@@ -39,6 +41,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cells:
 
     monkeypatch.setattr("benchmarks.core.cells.compute", compute)
     monkeypatch.setattr(start, "STARTS_DIR", tmp_path / "starts")
+    monkeypatch.setattr(trained_measure, "TRAINED_DIR", tmp_path / "trained")
     (tmp_path / "cells").mkdir()
     return Cells(tmp_path / "cells")
 
@@ -63,6 +66,18 @@ def test_all_are_trained_alike(setting: Setting, store: Cells, task: Task) -> No
     assert len(counts) == 1
     assert found[FULL] and "bits_per_weight" not in found[FULL]
     assert found[APIQ] and found[APIQ]["bits_per_weight"] > 2
+
+
+def test_a_merged_adapter_is_scored_on_the_rows_that_its_training_held_out(
+    setting: Setting, store: Cells, task: Task, tmp_path: Path
+) -> None:
+    lora = trained(store, setting, task, FULL, 16)
+    assert lora is not None
+    inputs = {"base": setting.model_dir, "rows": task.rows, "adapter": adapter_of(lora)}
+    config = {"grid": {"bits": 8, "group_size": 32}, "finetune": trainees.settings(task)}
+    figures = merged.figures(config, inputs, tmp_path / "merged")
+    assert figures["loss"] == pytest.approx(lora["after"], rel=1e-2)  # 8 bits round little
+    assert 8 < figures["bits_per_weight"] < 9
 
 
 def test_the_step_on_packed_weights_is_that_on_dense_ones(setting: Setting, store: Cells) -> None:

@@ -241,6 +241,17 @@ def test_a_base_without_adapter_gets_one(sums: Path, tmp_path: Path) -> None:
     assert stock_loss(tmp_path_base(source, tmp_path), sums, tmp_path / "out" / "adapter") < 7
 
 
+def test_a_new_adapter_may_be_dora(sums: Path, tmp_path: Path) -> None:
+    """On integers rounded to nearest: as QDoRA starts."""
+    base = quantized(tmp_path, method="rtn", bits=4, rank=None)
+    report = run(base, sums, tmp_path / "out", config(rank=4, adapter="dora", epochs=6))
+    assert report.validation_loss.after < 0.9 * report.validation_loss.before
+    content = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert content["use_dora"]
+    found = stock_loss(base, sums, tmp_path / "out" / "adapter")
+    assert found < 0.9 * stock_loss(base, sums, None)
+
+
 def tmp_path_base(source: Path, tmp_path: Path) -> Path:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "model").symlink_to(source)
@@ -289,6 +300,7 @@ def test_plain_text(base: Path, tmp_path: Path) -> None:
         ('{"text": "one row"}', {}, "too_little_data"),
         ('{"text": "a b c"}\n' * 4, {"max_length": 513}, "illegal_length"),
         ('{"text": "a b c"}\n' * 4, {"rank": 4}, "illegal_rank"),
+        ('{"text": "a b c"}\n' * 4, {"adapter": "dora"}, "illegal_adapter"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', {}, "no_chat_template"),
         ('{"text": "' + "long " * 80 + '"}', {}, "rows_too_long"),
         ("", {}, "empty_dataset"),
