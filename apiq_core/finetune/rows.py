@@ -27,6 +27,7 @@ SHAPES: dict[Shape, tuple[str, ...]] = {
     "question": ("question", "answer"),
     "text": ("text",),
 }
+LABEL = "label"  # of a row for a classifier: docs/decisions/0013-classifiers.md
 LEGAL = "messages; prompt, completion; instruction, output; question, answer; or text"
 
 
@@ -78,6 +79,8 @@ def parse(line: str) -> Row:
     shape = next((s for s, fields in SHAPES.items() if fields[0] in content), None)
     if shape is None:
         raise BadRow("", f"has {_names(content)}, legal: {LEGAL}")
+    if shape == "text" and LABEL in content:
+        raise BadRow(LABEL, "a class, which nothing is trained to predict yet; legal: no label")
     if shape == "messages":
         return Row(shape, messages=_messages(content["messages"]))
     given = [_text(content, field) for field in SHAPES[shape]]

@@ -20,6 +20,7 @@ def row(**fields: Any) -> str:
     ("line", "before", "learned"),
     [
         (row(text="All of it."), "", "All of it."),
+        (row(text="All of it.", id=3), "", "All of it."),
         (row(prompt="2+2=", completion="4"), "2+2=", "4"),
         (row(prompt="", completion="4"), "", "4"),
         (row(question="How many?", answer="#### 4"), "Question: How many?\nAnswer:", " #### 4"),
@@ -64,6 +65,7 @@ def test_a_chat_waits_for_its_template() -> None:
         (row(txt="a"), "", "has txt, legal"),
         (row(text=""), "text", "nothing carries loss"),
         (row(text=3), "text", "a number, legal: text"),
+        (row(text="a", label=1), "label", "a class, which nothing is trained to predict yet"),
         (row(prompt="a"), "completion", "missing; the row has prompt"),
         (row(prompt="a", completion=" \n"), "completion", "nothing carries loss"),
         (row(prompt=None, completion="a"), "prompt", "null, legal: text"),
