@@ -1,8 +1,9 @@
 """`l4q` (arXiv 2402.04902): LoRA inside the quantizer, so that what is published has no adapter.
 
 Of a quantize job W0 is Q, which stays packed, the grid is the job's own, and B A starts as its
-adapter: Q + B A is what the job fitted, though it is rounded again (docs/decisions/0010-l4q-starts-at-the-jobs-adapter.md). A
-full-precision model is put on the grid that a search for the clipping finds.
+adapter: Q + B A is what the job fitted, though it is rounded again
+(docs/decisions/0010-l4q-starts-at-the-jobs-adapter.md). A full-precision model is put on the grid
+that a search for the clipping finds.
 """
 
 from pathlib import Path
