@@ -36,7 +36,7 @@ def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneReques
                 value=request.revision,
             )
         return request
-    if request.method != "lora":
+    if request.method == "qa-lora" or (request.method == "l4q" and request.bits is None):
         raise _illegal_base(request, "a model, whose weights are in no groups of integers")
     with naming_base():
         located = models.locate(request.base, request.revision, settings, request.hub_token)
@@ -177,7 +177,8 @@ def _check_base(request: FinetuneRequest, base: QuantizeConfig) -> None:
 
 def _illegal_base(request: FinetuneRequest, what: str) -> UserError:
     legal = {
-        "l4q": "a quantize job in the format compressed-tensors, with adapter lora or none",
+        "l4q": "a quantize job in the format compressed-tensors, with adapter lora or none; or a "
+        "model with bits",
         "qa-lora": "a quantize job of rank 0 in the format compressed-tensors, with a group_size "
         "of 32, 64 or 128",
     }[request.method]

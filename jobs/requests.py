@@ -207,7 +207,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
     """A model to finetune, and on what. `type`, `base` and `dataset` suffice.
 
     With `bits` or `bits_per_weight` it asks for two jobs: one that quantizes the model `base`, and
-    one that waits for it and trains on it.
+    one that waits for it and trains on it. L4Q alone quantizes while it trains.
     """
 
     type: Literal["finetune"] = Field(description="What kind of job this is.")
@@ -234,7 +234,8 @@ class FinetuneRequest(FinetuneConfig, JobFields):
     bits: Bits | None = Field(
         None,
         description="Of a base that is a model: quantize it first, to 2, 3, 4 or 8 bits. This "
-        "makes two jobs; the answer is the one that trains, its `waits_for` names the other.",
+        "makes two jobs; the answer is the one that trains, its `waits_for` names the other. "
+        "Method `l4q` needs one: it trains the model's own weights into so many bits.",
     )
     bits_per_weight: BitsPerWeight | None = Field(
         None, description="Instead of `bits`: a budget, as for quantizing."
@@ -256,6 +257,8 @@ class FinetuneRequest(FinetuneConfig, JobFields):
             raise ValueError("base is a job; legal only where it is the id of a model")
         if width is not None and info.field_name != "bits" and info.data.get("bits"):
             raise ValueError(f"bits is given too, {info.data['bits']}; legal: one of them")
+        if width is not None and info.field_name != "bits":
+            cls._check_quantizes_first(info)
         return width
 
     @field_validator("quantize")
@@ -268,6 +271,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
             return options
         if not any(width.values()):
             raise ValueError("legal only with bits or bits_per_weight, which quantize the base")
+        cls._check_quantizes_first(info)
         QuantizeConfig.model_validate(width | options.model_dump(exclude_unset=True))
         return options
 
@@ -282,6 +286,14 @@ class FinetuneRequest(FinetuneConfig, JobFields):
             raise ValueError("that is dataset itself; legal: another dataset")
         return validation
 
+    @staticmethod
+    def _check_quantizes_first(info: ValidationInfo) -> None:
+        if info.data.get("method") == "l4q":
+            raise ValueError(
+                "method l4q trains the model's own weights; legal: bits alone, or a base that is a "
+                "quantize job"
+            )
+
     @property
     def base_job(self) -> str | None:
         """The id of the quantize job that is trained on; None for a model."""
@@ -289,7 +301,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
 
     def base_request(self) -> QuantizeRequest | None:
         """What makes the base, if a model is to be quantized first. It takes the hub token."""
-        if self.bits is None and self.bits_per_weight is None:
+        if self.method == "l4q" or (self.bits is None and self.bits_per_weight is None):
             return None
         shared = {name: getattr(self, name) for name in (*JobFields.model_fields, *WIDTH)}
         place = {"model": self.base, "revision": self.revision}
@@ -304,6 +316,8 @@ class FinetuneRequest(FinetuneConfig, JobFields):
     def to_input(self) -> dict[str, Any]:
         """As `Job.input` holds it, but for what is `PINNED`."""
         place = self.model_dump(include={"type", "base", "revision", "dataset", "validation"})
+        if self.method == "l4q":
+            place["bits"] = self.bits
         return place | self.config().model_dump(mode="json")
 
 

@@ -90,6 +90,26 @@ def test_a_model_is_no_base_of_a_method_that_needs_integers(service: Service, me
     assert "a model, whose weights are in no groups of integers" in problem["detail"]
 
 
+def test_l4q_quantizes_a_model_while_it_trains(service: Service) -> None:
+    dataset = service.upload(b"Some words to learn.")["id"]
+    asked = {"base": "tiny", "dataset": dataset, "method": "l4q", "bits": 2}
+    answer = post(service, **asked)
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert (job["waits_for"], job["input"]["bits"]) == (None, 2)
+    assert [job["id"]] == [found["id"] for found in service.http.get("/jobs").json()["jobs"]]
+    service.http.post(job["urls"]["cancel"])
+    retried = service.http.post(job["urls"]["retry"]).json()
+    assert retried["input"] == job["input"]
+    for fields, pointer in (
+        ({"quantize": {"method": "gptq"}}, "#/quantize"),
+        ({"bits": None, "bits_per_weight": 3.0}, "#/bits_per_weight"),
+    ):
+        problem = service.refused(post(service, **(asked | fields)), 422, "invalid_request")
+        assert problem["errors"][0]["pointer"] == pointer
+        assert "method l4q trains the model's own weights" in problem["detail"]
+
+
 def test_what_it_needs_stays_until_it_ends(service: Service) -> None:
     base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
     job = post(service, base=base["id"], dataset=dataset["id"]).json()

@@ -118,8 +118,8 @@ def test_quantize_through_the_real_worker(house: House, tmp_path: Path) -> None:
     assert house.no_scratch_left()
 
 
-def test_a_chain_from_one_request(house: House) -> None:
-    """POST to a finetuned adapter, by way of a quantize job."""
+def test_a_model_from_one_request(house: House) -> None:
+    """POST to a finetuned adapter, by way of a quantize job; and, by L4Q, to integers."""
     make_tiny(house.settings.models_dir / "tiny")
     rows = [{"question": f"{n} and 1?", "answer": f"{n + 1}"} for n in range(12)]
     options = {name: SMALL[name] for name in ("calibration", "evaluation")}
@@ -129,24 +129,26 @@ def test_a_chain_from_one_request(house: House) -> None:
             content="\n".join(map(json.dumps, rows)),
             headers={"content-type": "application/jsonl"},
         ).json()
-        answer = http.post(
-            "/jobs",
-            json={
-                "type": "finetune",
-                "base": "tiny",
-                "bits": 2,
-                "quantize": options | {"method": "loftq", "rank": 4},
-                "dataset": dataset["id"],
-                "max_length": 64,
-                "batch_size": 4,
-                "answered_rows": 0,
-            },
-        )
-        assert answer.status_code == 202, answer.text
-    job = house.get_by_id(answer.json()["id"])
+        asked = {
+            "type": "finetune",
+            "base": "tiny",
+            "bits": 2,
+            "dataset": dataset["id"],
+            "max_length": 64,
+            "batch_size": 4,
+            "answered_rows": 0,
+        }
+        first = {"quantize": options | {"method": "loftq", "rank": 4}}
+        jobs = []
+        for fields in (first, {"method": "l4q"}):
+            answer = http.post("/jobs", json=asked | fields)
+            assert answer.status_code == 202, answer.text
+            jobs.append(house.get_by_id(answer.json()["id"]))
     with worker_process(house.settings, command=(sys.executable, "-m", "worker")):
-        job = eventually(lambda: _ended(house, job), "the end", within_s=180)
-    assert job.state == State.SUCCEEDED, job.error
+        job, l4q = (
+            eventually(lambda job=job: _ended(house, job), "the end", within_s=180) for job in jobs
+        )
+    assert (job.state, l4q.state) == (State.SUCCEEDED, State.SUCCEEDED), (job.error, l4q.error)
     base = house.get_by_id(job.input["base"])
     assert (base.state, base.made_for, base.input["method"]) == (
         State.SUCCEEDED,
@@ -163,6 +165,10 @@ def test_a_chain_from_one_request(house: House) -> None:
     assert (quantized["context_length"], quantized["config"]["rank"]) == (512, 4)
     adapters = [each["adapter/adapter_model.safetensors"].sha256 for each in (files, of_base)]
     assert adapters[0] != adapters[1]  # it was trained
+    published = {file.path for file in house.artifacts(l4q)}
+    assert "model/config.json" in published
+    assert not any(path.startswith("adapter/") for path in published)
+    assert "base_manifest_sha256" not in l4q.input
 
 
 def _ended(house: House, job: Job) -> Job | None:
