@@ -55,7 +55,8 @@ def run(work: Callable[[], dict[str, Any] | None]) -> int:
 
 
 def show(event: Event) -> None:
-    print(event.type, json.dumps(event.data), file=sys.stderr, flush=True)
+    sys.stderr.write(f"{event.type} {json.dumps(event.data)}\n")  # in one piece: others write too
+    sys.stderr.flush()
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:

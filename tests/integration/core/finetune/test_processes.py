@@ -51,6 +51,10 @@ def test_two_processes_are_stopped_and_then_train_what_one_does(sums: Path, tmp_
     kind, data = main["events"][-1]
     assert kind == "checkpoint"
     assert 0 < data["step"] < STEPS
+    main, other = (json.loads((two / f"diverged/seen-{i}.json").read_text()) for i in (0, 1))
+    assert "step 3 was not finite; back to step 2, at half" in main["warnings"][0]
+    assert (len(main["warnings"]), other["warnings"]) == (1, [])
+    assert main["report"] == other["report"]
 
     options = [f"--{name.replace('_', '-')}={value}" for name, value in FIELDS.items()]
     code, out, err = launch("apiq_core.finetune", base, sums, two, *options)
