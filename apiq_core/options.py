@@ -42,10 +42,12 @@ def parse(model: type[Config], options: dict[str, Any]) -> Config | None:
         return None
 
 
-def run(work: Callable[[], dict[str, Any]]) -> int:
-    """The exit code of a command; what `work` returns is printed as JSON."""
+def run(work: Callable[[], dict[str, Any] | None]) -> int:
+    """The exit code of a command; what `work` returns, if anything, is printed as JSON."""
     try:
-        print(json.dumps(work(), indent=2))
+        result = work()
+        if result is not None:
+            print(json.dumps(result, indent=2))
     except ApiQError as error:
         print(f"error: {error.message} [{error.code}]", file=sys.stderr)
         return 2 if error.fault == "user" else 1
@@ -53,7 +55,8 @@ def run(work: Callable[[], dict[str, Any]]) -> int:
 
 
 def show(event: Event) -> None:
-    print(event.type, json.dumps(event.data), file=sys.stderr, flush=True)
+    sys.stderr.write(f"{event.type} {json.dumps(event.data)}\n")  # in one piece: others write too
+    sys.stderr.flush()
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:

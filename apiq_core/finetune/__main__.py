@@ -1,4 +1,7 @@
-"""Finetune without any service: `python -m apiq_core.finetune BASE_DIR DATASET OUT_DIR`."""
+"""Finetune without any service: `python -m apiq_core.finetune BASE_DIR DATASET OUT_DIR`.
+
+On several GPUs: `accelerate launch --multi_gpu --num_processes 2 -m apiq_core.finetune ...`.
+"""
 
 import argparse
 import sys
@@ -42,22 +45,24 @@ def main(argv: list[str] | None = None) -> int:
     is_artifact = (base_dir / "model").is_dir()
     adapter_dir = base_dir / "adapter"
 
-    from apiq_core.finetune.finetune import finetune  # torch only once the options are right
+    from apiq_core.finetune import processes  # torch only once the options are right
+    from apiq_core.finetune.finetune import finetune
 
-    def work() -> dict[str, Any]:
-        report = finetune(
-            base_dir / "model" if is_artifact else base_dir,
-            adapter_dir if is_artifact and adapter_dir.is_dir() else None,
-            fixed["dataset"],
-            fixed["out_dir"],
-            config,
-            on_event=show,
-            device=fixed["device"],
-            base_name=base_dir.name,
-            bits=fixed["bits"],
-            group_size=fixed["group_size"],
-        )
-        return report.headline()
+    def work() -> dict[str, Any] | None:
+        with processes.joined(fixed["device"]) as device:
+            report = finetune(
+                base_dir / "model" if is_artifact else base_dir,
+                adapter_dir if is_artifact and adapter_dir.is_dir() else None,
+                fixed["dataset"],
+                fixed["out_dir"],
+                config,
+                on_event=show,
+                device=device,
+                base_name=base_dir.name,
+                bits=fixed["bits"],
+                group_size=fixed["group_size"],
+            )
+            return report.headline() if processes.is_main() else None
 
     return run(work)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from apiq_core.checkpoint import write_text
 from apiq_core.device import compute_dtype, pick_device
 from apiq_core.errors import Stopped, UserError
-from apiq_core.events import OnEvent, ShouldStop
+from apiq_core.events import Event, OnEvent, ShouldStop
+from apiq_core.finetune import processes
 from apiq_core.finetune.answers import exact_match
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
@@ -34,6 +35,10 @@ from apiq_core.meter import Meter
 from apiq_core.tokenizer import load_tokenizer
 
 
+def _tell_nobody(event: Event) -> None:
+    pass
+
+
 def finetune(
     model_dir: Path,
     adapter_dir: Path | None,
@@ -41,7 +46,7 @@ def finetune(
     out_dir: Path,
     config: FinetuneConfig,
     *,
-    on_event: OnEvent = lambda event: None,
+    on_event: OnEvent = _tell_nobody,
     should_stop: ShouldStop = lambda: False,
     validation: Path | None = None,
     device: str = "auto",
@@ -58,12 +63,22 @@ def finetune(
     `dataset`. `bits` and `group_size` say to what `l4q` quantizes a full-precision checkpoint. A
     run that was stopped goes on from its checkpoint in `out_dir`. Raises `UserError` for input that
     cannot be trained on.
+
+    Of several `processes` all call it alike, on one machine; one stops them all. Only the main one
+    tells and writes, and the others return its report.
     """
 
     def check_stop() -> None:
-        if should_stop():
+        if processes.any_of(should_stop()):
             raise Stopped
 
+    def check_stop_alone() -> None:
+        if should_stop():
+            processes.any_of(True)  # which the others wait for
+            raise Stopped
+
+    if not processes.is_main():
+        on_event = _tell_nobody
     if validation is None and config.validation_fraction is None:
         config = config.model_copy(update={"validation_fraction": VALIDATION_FRACTION})
     base, method = Base(model_dir, adapter_dir, bits, group_size), METHODS[config.method]
@@ -104,13 +119,15 @@ def finetune(
         method.store(trained)
         after = mean_loss(run, run.held_out)
         before = state.points[0].validation_loss
+        if not processes.is_main():
+            return _report_of_main(out_dir)
         asked = [examples[i] for i in held_out[: config.answered_rows]]
         answers = exact_match(
             trained,
             tokenizer,
             [example for example in asked if example.prompt_length > 0],
             new_tokens=config.answer_tokens,
-            check_stop=check_stop,
+            check_stop=check_stop_alone,
         )
 
     with meter.phase("packaging"):
@@ -140,7 +157,14 @@ def finetune(
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
     write_text(out_dir / "README.md", model_card(report, is_job=is_quantized))
     run.checkpoint_file.unlink(missing_ok=True)
+    processes.any_of(False)  # the others read the report now
     return report
+
+
+def _report_of_main(out_dir: Path) -> FinetuneReport:
+    if processes.any_of(False):
+        raise Stopped
+    return FinetuneReport.model_validate_json((out_dir / "report.json").read_bytes())
 
 
 def _check_length(max_length: int, model_dir: Path) -> None:

@@ -8,6 +8,7 @@ import transformers
 
 from apiq_core import __version__
 from apiq_core.device import matmul_dtype
+from apiq_core.finetune import processes
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.identity import Identity, cpu, file_sha256
@@ -43,4 +44,10 @@ def identify(
             "matmul_dtype": str(matmul_dtype(device)),
         }
         | cpu(device)
+        | _processes()
     )
+
+
+def _processes() -> Identity:
+    """Several processes sum in another order than one does."""
+    return {"processes": processes.count()} if processes.count() > 1 else {}

@@ -109,7 +109,7 @@ def _training(run: Run, trained_count: int, own: Shape) -> Training:
     return Training(
         weight_bits=8 * held / (own.blocks * own.block_weights) if layers else 8 * dtype_bytes,
         trained_share=trained_count / (own.blocks * own.channels),
-        tokens=longest * min(run.config.micro_batch_size, run.config.batch_size),
+        tokens=longest * run.micro_batch_size(),
         dtype_bytes=dtype_bytes,
         is_checkpointed=run.config.gradient_checkpointing,
     )

@@ -1,4 +1,8 @@
-"""The optimisation: AdamW, scored on held-out rows, resumable at every step."""
+"""The optimisation: AdamW, scored on held-out rows, resumable at every step.
+
+What decides - losses, gradients, whether to stop - is summed over `processes`, so that all of
+them do the same; only the main one writes.
+"""
 
 import math
 import time
@@ -13,7 +17,7 @@ from transformers import PreTrainedModel
 
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import CheckStop, Event, OnEvent
-from apiq_core.finetune import checkpoint
+from apiq_core.finetune import checkpoint, processes
 from apiq_core.finetune.batches import epoch_batches, pad
 from apiq_core.finetune.checkpoint import Point, State
 from apiq_core.finetune.config import FinetuneConfig
@@ -53,6 +57,11 @@ class Run:
             self._epoch = epoch, made
         return self._epoch[1]
 
+    def micro_batch_size(self) -> int:
+        """Rows in memory at a time: no more than make a share for every process."""
+        share = math.ceil(self.config.batch_size / processes.count())
+        return min(self.config.micro_batch_size, share)
+
     def step_count(self) -> int:
         steps = self.config.epochs * len(self.batches(0))
         return min(steps, self.config.max_steps or steps)
@@ -73,12 +82,14 @@ def train(run: Run) -> State:
     save_every = config.checkpoint_every or every
 
     def save() -> None:
-        checkpoint.save(run.checkpoint_file, state, parameters, optimizer, best, run.identity)
+        if processes.is_main():
+            checkpoint.save(run.checkpoint_file, state, parameters, optimizer, best, run.identity)
+        processes.wait()  # who goes back or goes on reads what the main one wrote
         run.on_event(Event("checkpoint", {"step": state.step}))
 
     found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
     if found is None:
-        state = State(micro_batch_size=min(config.micro_batch_size, config.batch_size))
+        state = State(micro_batch_size=run.micro_batch_size())
         best: dict[str, Tensor] = {}
     else:
         state, best = found
@@ -108,16 +119,20 @@ def train(run: Run) -> State:
 def mean_loss(run: Run, members: Sequence[int]) -> float:
     """Nats a token that carries loss, over the examples `members`."""
     run.model.eval()
-    total, count = 0.0, 0
     ordered = sorted(members, key=lambda i: -len(run.examples[i]))
+    batches = []
+    while ordered:
+        size = max(1, MICRO_BATCH_TOKENS // len(run.examples[ordered[0]]))
+        batches.append(ordered[:size])
+        ordered = ordered[size:]
+    total, count = 0.0, 0
     with torch.no_grad():
-        while ordered:
-            run.check_stop()
-            size = max(1, MICRO_BATCH_TOKENS // len(run.examples[ordered[0]]))
-            batch, ordered = ordered[:size], ordered[size:]
-            loss, tokens = summed_loss(run.model, *pad(_of(run, batch), run.device))
-            total, count = total + float(loss), count + tokens
-    return total / count
+        for first in range(0, len(batches), processes.count()):
+            run.check_stop()  # all ask equally often, though the last may have no batch left
+            for batch in processes.share(batches[first : first + processes.count()]):
+                loss, tokens = summed_loss(run.model, *pad(_of(run, batch), run.device))
+                total, count = total + float(loss), count + tokens
+    return processes.summed(total) / processes.summed(count)
 
 
 def lr_at(step: int, total: int, config: FinetuneConfig) -> float:
@@ -165,7 +180,10 @@ def _step(
 def _gradients_in_memory(
     run: Run, state: State, batch: Sequence[int], optimizer: torch.optim.Optimizer
 ) -> tuple[float, int]:
-    """As `_gradients`; once more with half as many rows at a time where memory runs out."""
+    """As `_gradients`; once more with half as many rows at a time where memory runs out.
+
+    Not with several processes: the others wait for the sums of the first try.
+    """
     while True:
         try:
             return _gradients(run, batch, state.micro_batch_size)
@@ -181,12 +199,13 @@ def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[f
     run.model.train()
     count = sum(sum(run.examples[i].learned[1:]) for i in batch)
     total = 0.0
-    for first in range(0, len(batch), micro_batch_size):
+    for first in processes.share(range(0, len(batch), micro_batch_size)):
         micro = _of(run, batch[first : first + micro_batch_size])
         loss, _ = summed_loss(run.model, *pad(micro, run.device))
         (loss / count).backward()
         total += float(loss.detach())
-    return total, count
+    processes.sum_gradients(run.model)
+    return processes.summed(total), count
 
 
 def _score(
@@ -240,8 +259,14 @@ def _roll_back(
 
 
 def _halve_micro_batch(run: Run, state: State, error: RuntimeError) -> None:
-    size = state.micro_batch_size
-    if size == 1 or size < min(run.config.micro_batch_size, run.config.batch_size):
+    size, count = state.micro_batch_size, processes.count()
+    if count > 1:
+        message = (
+            f"out of memory at {size} rows at a time in one of {count} processes, which cannot "
+            "halve them alone; try a smaller micro_batch_size"
+        )
+        raise InfraError("out_of_memory", message) from error
+    if size == 1 or size < run.micro_batch_size():
         raise InfraError("out_of_memory", f"out of memory at {size} rows at a time") from error
     state.micro_batch_size = size // 2
     message = f"out of memory at {size} rows at a time; on with {size // 2}"
