@@ -139,7 +139,7 @@ def test_killed_while_it_trains_the_integers(hosts: Hosts, base: Job, dataset: s
     assert [event["step"] for event in data(house, job, "resumed")] == [2]
     files = published(house, job)
     of_base = {name for name in published(house, base) if name.startswith("model/")}
-    expected = of_base | {"README.md", "manifest.json", "report.json"}
+    expected = of_base | {"README.md", "manifest.json", "report.html", "report.json"}
     assert files.keys() == expected
     assert {name: files[name] for name in of_base} == {
         name: published(house, quiet)[name] for name in of_base
@@ -174,6 +174,7 @@ def test_what_it_publishes_names_what_it_was_made_from(
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "manifest.json",
+        "report.html",
         "report.json",
     }
     manifest = json.loads(house.content(files["manifest.json"].key))

@@ -69,7 +69,12 @@ def test_l4q_learns_and_publishes_a_model_without_adapter(
     base, out = quantized(tmp_path, **fields), tmp_path / "out"
     report = run(base, sums, out, config(**SMALL_L4Q, epochs=6))
     assert report.validation_loss.after < 0.9 * report.validation_loss.before
-    assert sorted(p.name for p in out.iterdir()) == ["README.md", "model", "report.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "README.md",
+        "model",
+        "report.html",
+        "report.json",
+    ]
     names = {p.name for p in (base / "model").iterdir()}
     assert {p.name for p in (out / "model").iterdir()} == names
     for name in ("config.json", "tokenizer.json"):
@@ -103,7 +108,7 @@ def test_what_l4q_writes_is_the_model_that_was_trained(
                 store(model)
 
     monkeypatch.setattr(l4q, "store", stored)
-    monkeypatch.setattr(finetuning, "_use_matmul_dtype", lambda *_: None)  # bf16 hides differences
+    monkeypatch.setattr(finetuning, "use_matmul_dtype", lambda *_: None)  # bf16 hides differences
     run(base, sums, tmp_path, config(**SMALL_L4Q))
     training, packed = seen
     assert torch.equal(training, packed)
