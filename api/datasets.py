@@ -248,6 +248,7 @@ def get_dataset(dataset_id: DatasetId, context: Ctx, caller: JobsReader) -> Data
         "artifact_not_found",
         "base_not_found",
         "base_not_ready",
+        "illegal_base",
         "model_not_found",
         "missing_tokenizer",
         "tokenizer_too_large",

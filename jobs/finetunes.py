@@ -102,11 +102,12 @@ def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, ow
             value=base_id,
             legal="a quantize job of GET /jobs",
         ) from None
-    if job.type != "quantize" or job.state not in READY:
+    check_is_quantize(job)
+    if job.state not in READY:
         raise UserError(
             "base_not_ready",
-            f"base is {base_id}, a {job.type} job that is {job.state}; legal: a quantize job that "
-            "has succeeded, or that is queued or running",
+            f"base is {base_id}, a job that is {job.state}; legal: a quantize job that has "
+            "succeeded, or that is queued or running",
             param="base",
             value=base_id,
         )
@@ -114,6 +115,18 @@ def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, ow
         _check_length(request, context_length)
     _check_base(request, QuantizeRequest.from_input(job.input).config())
     return job
+
+
+def check_is_quantize(job: Job) -> None:
+    """Raises `UserError(illegal_base)`."""
+    if job.type != "quantize":
+        raise UserError(
+            "illegal_base",
+            f"base is {job.id}, a {job.type} job; legal: a quantize job",
+            param="base",
+            value=job.id,
+            legal="a quantize job of GET /jobs?type=quantize",
+        )
 
 
 def pinned_of(connection: Connection, base: Job) -> dict[str, Any]:
@@ -159,7 +172,7 @@ def _check_base(request: FinetuneRequest, base: QuantizeConfig) -> None:
             raise UserError(
                 f"illegal_{name}",
                 f"{name} is {value}, but the base has an adapter, of method {base.method}, which "
-                f"is trained as it is; legal: no {name}",
+                f"is trained as it is; legal: no {name}{_of_the_first_step(request, name)}",
                 param=name,
                 value=value,
             )
@@ -173,6 +186,11 @@ def _check_base(request: FinetuneRequest, base: QuantizeConfig) -> None:
         raise _illegal_base(request, "which has an adapter")
     if request.method == "qa-lora" and base.group_size == PER_CHANNEL:
         raise _illegal_base(request, "of group_size -1: whole rows, no groups")
+
+
+def _of_the_first_step(request: FinetuneRequest, name: str) -> str:
+    """Where a chain says it of the adapter that quantization fits."""
+    return f", or quantize.{name}" if request.base_job is None else ""
 
 
 def _illegal_base(request: FinetuneRequest, what: str) -> UserError:

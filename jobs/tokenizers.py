@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from apiq_core.errors import ApiQError, UserError
 from apiq_core.inspect import COMPANIONS, check_files, read_json
-from jobs import hub, models, repository
+from jobs import finetunes, hub, models, repository
 from jobs.artifacts import ArtifactStore
 from jobs.errors import JobNotFound
 from jobs.job import Artifact
@@ -22,7 +22,7 @@ MODEL = "model/"  # where a quantize job's artifacts have them
 def published_by(connection: Connection, base: str, owner: str | None) -> Sequence[Artifact] | None:
     """Where a base that is a job published them; None for a model id.
 
-    Raises `UserError`: `base_not_found`, `base_not_ready`.
+    Raises `UserError`: `base_not_found`, `illegal_base`, `base_not_ready`.
     """
     if JOB_ID.fullmatch(base) is None:
         return None
@@ -36,11 +36,11 @@ def published_by(connection: Connection, base: str, owner: str | None) -> Sequen
             value=base,
             legal="a quantize job of GET /jobs?state=succeeded",
         ) from None
-    if job.type != "quantize" or job.state != State.SUCCEEDED:
+    finetunes.check_is_quantize(job)
+    if job.state != State.SUCCEEDED:
         raise UserError(
             "base_not_ready",
-            f"base is {base}, a {job.type} job that is {job.state}; legal: a quantize job that "
-            "has succeeded",
+            f"base is {base}, a job that is {job.state}; legal: a quantize job that has succeeded",
             param="base",
             value=base,
         )

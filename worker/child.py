@@ -95,6 +95,7 @@ def finetune_job(link: Link) -> dict[str, Any]:
         should_stop=link.should_stop,
         device=settings.device,
         base_name=request.base,
+        model_name=spec.input["model"],
         bits=request.bits,
     )
     return {"metrics": report.headline(), "text_sha256": fingerprints(data)}

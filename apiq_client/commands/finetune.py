@@ -25,13 +25,16 @@ def finetune(
     ] = None,
     bits: Annotated[
         int | None,
-        typer.Option(metavar="2|3|4|8", help="Of a model: quantize it first, by a job of its own."),
+        typer.Option(
+            metavar="2|3|4|8",
+            help="Of a model: quantize it first, by a job of its own; with l4q, while it trains.",
+        ),
     ] = None,
     bits_per_weight: Annotated[
         float | None, typer.Option(help="Instead of --bits: a budget for each weight.")
     ] = None,
 ) -> Job:
-    """Submit a job that trains the adapter of BASE on DATASET.
+    """Submit a job that trains BASE on DATASET: its adapter, or with --method l4q its integers.
 
     With --bits BASE is a model, and the job waits for another one that quantizes it, as the
     --quantize-... options say.

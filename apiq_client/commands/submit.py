@@ -115,10 +115,10 @@ def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, 
     waits for before it."""
     try:
         if wait or download:
-            if job.waits_for:
-                err.print(job.waits_for)
-                show_progress(client.watch(job.waits_for))
             err.print(job.id)
+            if job.waits_for:
+                err.print(f"waits for {job.waits_for}")
+                show_progress(client.watch(job.waits_for))
             job = show_progress(client.watch(job.id))
         if json:
             print_json(job)

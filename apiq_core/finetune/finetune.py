@@ -14,6 +14,7 @@ from apiq_core.device import compute_dtype, pick_device
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event, OnEvent, ShouldStop
 from apiq_core.finetune import processes
+from apiq_core.finetune.adapter import DEFAULT_RANK
 from apiq_core.finetune.answers import exact_match
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
@@ -22,7 +23,7 @@ from apiq_core.finetune.identity import identify
 from apiq_core.finetune.methods import METHODS
 from apiq_core.finetune.mixed_precision import use_matmul_dtype
 from apiq_core.finetune.model_card import model_card
-from apiq_core.finetune.packed_model import load_model, packed_layers
+from apiq_core.finetune.packed_model import load_model, packed_layers, packed_width
 from apiq_core.finetune.parameters import trained_parameters
 from apiq_core.finetune.projection import projected
 from apiq_core.finetune.report import FinetuneReport, Scores
@@ -51,6 +52,7 @@ def finetune(
     validation: Path | None = None,
     device: str = "auto",
     base_name: str | None = None,
+    model_name: str | None = None,
     bits: int | None = None,
     group_size: int | None = None,
 ) -> FinetuneReport:
@@ -81,6 +83,8 @@ def finetune(
         on_event = _tell_nobody
     if validation is None and config.validation_fraction is None:
         config = config.model_copy(update={"validation_fraction": VALIDATION_FRACTION})
+    if adapter_dir is None and config.rank is None:
+        config = config.model_copy(update={"rank": DEFAULT_RANK})
     base, method = Base(model_dir, adapter_dir, bits, group_size), METHODS[config.method]
     target = pick_device(device)
     meter = Meter(on_event, target)
@@ -134,6 +138,8 @@ def finetune(
         method.write(trained, base, out_dir)
         report = FinetuneReport(
             base=base_name or model_dir.name,
+            model=model_name or base_name or model_dir.name,
+            **packed_width(model),
             config=config,
             rows={"train": len(members), "validation": len(held_out)},
             tokens={

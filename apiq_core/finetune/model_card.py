@@ -20,9 +20,9 @@ def model_card(report: FinetuneReport, *, is_job: bool) -> str:
     return (
         "\n\n".join(
             [
-                f"# {plain(report.base)}, finetuned by L4Q"
+                f"# {plain(report.model)} at {report.bits:g} bits, finetuned by L4Q"
                 if is_model
-                else f"# An adapter for {plain(report.base)}",
+                else f"# An adapter for {plain(report.model)}{_width(report)}",
                 f"{_training(report)} {_place(report, is_model=is_model, is_job=is_job)}",
                 "## Results",
                 "On the held-out rows:",
@@ -41,6 +41,10 @@ def model_card(report: FinetuneReport, *, is_job: bool) -> str:
     )
 
 
+def _width(report: FinetuneReport) -> str:
+    return "" if report.bits is None else f" at {report.bits:g} bits"
+
+
 def _training(report: FinetuneReport) -> str:
     rows, tokens = report.rows, report.tokens
     return (
@@ -51,10 +55,11 @@ def _training(report: FinetuneReport) -> str:
 
 def _place(report: FinetuneReport, *, is_model: bool, is_job: bool) -> str:
     if is_model:
-        return "`model/` is whole: it needs neither its base nor an adapter."
+        groups = "whole rows" if report.group_size == -1 else f"groups of {report.group_size}"
+        return f"`model/` is whole, in {groups}: it needs neither its base nor an adapter."
     if is_job:
         return f"It belongs to `model/` of {report.base}: download that too, and use them together."
-    return f"It belongs to {plain(report.base)}."
+    return f"It belongs to {plain(report.model)}."
 
 
 def _load(report: FinetuneReport, *, is_model: bool, is_job: bool) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from apiq_core.checkpoint import Checkpoint
+from apiq_core.config import PER_CHANNEL
 from apiq_core.errors import UserError
 from apiq_core.finetune.packed_linear import PackedLinear
 from apiq_core.formats import compressed_tensors, compressed_tensors_mixed
@@ -43,6 +45,17 @@ def load_model(model_dir: Path, device: torch.device, dtype: torch.dtype) -> Pre
 
 def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
     return {n: module for n, module in model.named_modules() if isinstance(module, PackedLinear)}
+
+
+def packed_width(model: nn.Module) -> dict[str, Any]:
+    """`bits` of a code, the mean over all packed weights, and their `group_size`; None without."""
+    layers = list(packed_layers(model).values())
+    if not layers:
+        return {"bits": None, "group_size": None}
+    counts = [layer.in_features * layer.out_features for layer in layers]
+    bits = sum(n * layer.bits for n, layer in zip(counts, layers, strict=True)) / sum(counts)
+    whole_rows = all(layer.group_size == layer.in_features for layer in layers)
+    return {"bits": bits, "group_size": PER_CHANNEL if whole_rows else layers[0].group_size}
 
 
 def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:

@@ -21,6 +21,9 @@ class FinetuneReport(BaseModel):
     """report.json of a finetune job."""
 
     base: str  # what was trained on
+    model: str  # that it is of
+    bits: float | None  # of a code, mean over the weights that are packed; null where none are
+    group_size: int | None
     config: FinetuneConfig
     rows: dict[str, int]  # by `train` and `validation`
     tokens: dict[str, int]  # that carry loss, as above

@@ -18,15 +18,21 @@ def report_html(report: dict[str, Any]) -> str:
         f"scored on {rows['validation']:,} that were held out."
     )
     return page(
-        f"{report['base']}, finetuned",
+        f"{report['model']}, finetuned",
         note(trained_on),
         _tiles(report),
         _curves(report["points"], report["best_step"]),
         time_and_memory(report["seconds"], report["peak_memory_bytes"], report["device"]),
         _projection(report["projected_memory_bytes"]),
         section("Settings", facts(flat(report["config"]))),
-        section("Made with", facts({"device": report["device"], "apiq": report["version"]})),
+        section("Made with", facts(_made_with(report))),
     )
+
+
+def _made_with(report: dict[str, Any]) -> dict[str, Any]:
+    about = {name: report[name] for name in ("base", "bits", "group_size", "device")}
+    known = {name: value for name, value in about.items() if value is not None}
+    return known | {"apiq": report["version"]}
 
 
 def _tiles(report: dict[str, Any]) -> Html:

@@ -80,7 +80,7 @@ def parse(line: str) -> Row:
     if shape is None:
         raise BadRow("", f"has {_names(content)}, legal: {LEGAL}")
     if shape == "text" and LABEL in content:
-        raise BadRow(LABEL, "a class, which nothing is trained to predict yet; legal: no label")
+        raise BadRow(LABEL, "classes cannot be learned yet; legal: text without a label")
     if shape == "messages":
         return Row(shape, messages=_messages(content["messages"]))
     given = [_text(content, field) for field in SHAPES[shape]]

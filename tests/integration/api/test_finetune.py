@@ -229,7 +229,7 @@ def test_a_base_that_is_not_ready(service: Service) -> None:
     running = service.claim()
     service.http.post(cancelled["urls"]["cancel"])
     says = service.refused(post(service, base=running.id, dataset=dataset), 422, "base_not_ready")
-    assert "a quantize job that is cancelling" in says["detail"]
+    assert "a job that is cancelling" in says["detail"]
     service.submit()
     running = service.claim()
     service.fail(running, {"code": "x", "message": "y", "fault": "user", "retryable": False})
@@ -239,8 +239,8 @@ def test_a_base_that_is_not_ready(service: Service) -> None:
     finetuned = post(service, base=base["id"], dataset=dataset).json()
     service.publish(service.claim(), FILES)
     says = service.refused(
-        post(service, base=finetuned["id"], dataset=dataset), 422, "base_not_ready"
+        post(service, base=finetuned["id"], dataset=dataset), 422, "illegal_base"
     )
-    assert "a finetune job" in says["detail"]
+    assert "a finetune job; legal: a quantize job" in says["detail"]
     service.http.delete(base["urls"]["self"])
     service.refused(post(service, base=base["id"], dataset=dataset), 422, "base_not_found")

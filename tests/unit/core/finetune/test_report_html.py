@@ -24,6 +24,9 @@ def point(step: int, train: float | None, held_out: float) -> dict[str, Any]:
 def sample(**changes: Any) -> dict[str, Any]:
     return {
         "base": "job_1",
+        "model": "org/name",
+        "bits": 2.0,
+        "group_size": 64,
         "config": {"lr": 1e-3, "patience": None},
         "rows": {"train": 1200, "validation": 60},
         "tokens": {"train": 90_000, "validation": 4_000},
@@ -72,7 +75,7 @@ def test_a_loss_that_is_not_finite_is_left_out(loss: float) -> None:
 
 
 def test_names_are_escaped() -> None:
-    page = Page(report_html(sample(base=HOSTILE)))
+    page = Page(report_html(sample(model=HOSTILE, base=HOSTILE)))
     assert "script" not in {tag for tag, _ in page.tags}
     assert HOSTILE in page.text
 

@@ -65,7 +65,7 @@ def test_a_chat_waits_for_its_template() -> None:
         (row(txt="a"), "", "has txt, legal"),
         (row(text=""), "text", "nothing carries loss"),
         (row(text=3), "text", "a number, legal: text"),
-        (row(text="a", label=1), "label", "a class, which nothing is trained to predict yet"),
+        (row(text="a", label=1), "label", "classes cannot be learned yet"),
         (row(prompt="a"), "completion", "missing; the row has prompt"),
         (row(prompt="a", completion=" \n"), "completion", "nothing carries loss"),
         (row(prompt=None, completion="a"), "prompt", "null, legal: text"),
