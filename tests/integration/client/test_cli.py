@@ -245,16 +245,14 @@ class TestFinetune:
         arguments = ["tiny", dataset, "--bits-per-weight", "4", "--wait", "--json"]
         process = apiq.start("finetune", *arguments)
         assert process.stderr is not None
-        base_id = process.stderr.readline().strip()
+        job_id = process.stderr.readline().strip()
         base = live.claim()
-        assert base.id == base_id
+        assert process.stderr.readline().strip() == f"waits for {base.id}"
         live.publish(base, FILES | {"manifest.json": b"{}"})
-        lines: list[str] = []
-        while not lines or not lines[-1].startswith("job_"):
-            lines.append(process.stderr.readline().strip())
-        assert lines[-2] == "succeeded"
+        while process.stderr.readline().strip() != "succeeded":
+            pass
         job = live.claim()
-        assert job.id == lines[-1]
+        assert job.id == job_id
         live.publish(job, FILES)
         out, rest = process.communicate(timeout=60)
         assert process.returncode == 0
@@ -264,7 +262,8 @@ class TestFinetune:
     def test_a_base_that_fails(self, apiq: Command, live: Live, dataset: str) -> None:
         process = apiq.start("finetune", "tiny", dataset, "--bits", "2", "--wait")
         assert process.stderr is not None
-        base_id = process.stderr.readline().strip()
+        process.stderr.readline()
+        base_id = process.stderr.readline().strip().removeprefix("waits for ")
         error = {"code": "disk_full", "message": "no space", "fault": "infra", "retryable": True}
         live.fail(live.claim(), error)
         _, rest = process.communicate(timeout=60)
