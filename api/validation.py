@@ -48,9 +48,13 @@ def describe(error: Mapping[str, Any], root: type[BaseModel] = QuantizeRequest) 
     else:
         pointer = f"?{path[0]}" if place == "query" else f"{path[0] if path else place}:"
     name = ".".join(map(str, path)) or "the body"
-    return FieldError(
-        pointer=pointer, detail=_detail(root, name, path if place == "body" else [], error)
-    )
+    if place == "query":
+        value, path = quoted(error.get("input")), []
+    elif place == "body":
+        value = _shown(path, error.get("input"))
+    else:  # a header may hold a secret
+        value, path = _shown([], error.get("input")), []
+    return FieldError(pointer=pointer, detail=_detail(root, name, path, value, error))
 
 
 def pointer_to(param: str) -> str:
@@ -73,11 +77,14 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _detail(
-    root: type[BaseModel], name: str, path: Sequence[str | int], error: Mapping[str, Any]
+    root: type[BaseModel],
+    name: str,
+    path: Sequence[str | int],
+    value: str,
+    error: Mapping[str, Any],
 ) -> str:
     kind, message = str(error["type"]), str(error["msg"])
     context = error.get("ctx") or {}
-    value = _shown(path, error.get("input"))
     if kind == "extra_forbidden":
         parent = _model_at(root, path[:-1])
         known = sorted(parent.model_fields) if parent else []

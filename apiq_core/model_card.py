@@ -31,7 +31,7 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
 def model_card(report: dict[str, Any]) -> str:
     """The card for a `Report.model_dump(mode="json")`."""
     parts = [
-        f"---\n{_front_matter(report)}\n---",
+        front_matter(str(report["model"]), "quantized", _tags(report)),
         f"# {plain(report['model'])} at {width(report)}",
         _what_it_is(report),
         "## Results",
@@ -55,21 +55,25 @@ def model_card(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(report: dict[str, Any]) -> str:
-    model, bits = str(report["model"]), report["config"]["bits"]
-    packed = [] if is_dense(report) else ["compressed-tensors"]
-    tags = ["apiq", report["config"]["method"], *packed]
-    if bits is not None:
-        tags.append(f"{bits}-bit")
+def front_matter(
+    model: str, relation: str, tags: list[str], library_name: str = "transformers"
+) -> str:
+    """What hubs read of a card; `relation` is that of the artifact to the base `model`."""
     named = HUB_ID.fullmatch(model) is not None  # hubs refuse cards that name anything else
     data = ModelCardData(
         base_model=model if named else None,
-        base_model_relation="quantized" if named else None,
-        library_name="transformers",
+        base_model_relation=relation if named else None,
+        library_name=library_name,
         pipeline_tag="text-generation",
-        tags=tags,
+        tags=["apiq", *tags],
     )
-    return str(data.to_yaml())
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _tags(report: dict[str, Any]) -> list[str]:
+    bits = report["config"]["bits"]
+    packed = [] if is_dense(report) else ["compressed-tensors"]
+    return [report["config"]["method"], *packed, *([] if bits is None else [f"{bits}-bit"])]
 
 
 def _what_it_is(report: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from apiq_core.finetune.config import Method
 from apiq_core.finetune.report import FinetuneReport
 from apiq_core.markdown import code, plain
-from apiq_core.model_card import READERS
+from apiq_core.model_card import READERS, front_matter
 
 WITHOUT_ADAPTER: tuple[Method, ...] = ("l4q",)  # publishes a model of its own
 
@@ -20,6 +20,7 @@ def model_card(report: FinetuneReport, *, is_job: bool) -> str:
     return (
         "\n\n".join(
             [
+                _front_matter(report, is_model=is_model),
                 f"# {plain(report.model)} at {report.bits:g} bits, finetuned by L4Q"
                 if is_model
                 else f"# An adapter for {plain(report.model)}{_width(report)}",
@@ -39,6 +40,13 @@ def model_card(report: FinetuneReport, *, is_job: bool) -> str:
         )
         + "\n"
     )
+
+
+def _front_matter(report: FinetuneReport, *, is_model: bool) -> str:
+    if is_model:
+        tags = [report.config.method, "compressed-tensors", f"{report.bits:g}-bit"]
+        return front_matter(report.model, "quantized", tags)
+    return front_matter(report.model, "adapter", [report.config.method], "peft")
 
 
 def _width(report: FinetuneReport) -> str:

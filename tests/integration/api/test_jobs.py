@@ -121,7 +121,7 @@ class TestList:
         ("query", "pointer", "detail"),
         [
             ({"stat": "queued"}, "?stat", "did you mean `state`?"),
-            ({"state": "waiting"}, "?state", "legal: 'queued', 'running'"),
+            ({"state": "waiting"}, "?state", "state is 'waiting'; legal: 'queued', 'running'"),
             ({"limit": "0"}, "?limit", "legal: at least 1"),
             ({"limit": "ten"}, "?limit", "legal: a valid integer"),
             ({"after": "garbage"}, "?after", "garbage"),
