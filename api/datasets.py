@@ -157,6 +157,7 @@ def _view(dataset: Dataset) -> DatasetView:
         "hub_files_unsupported",
         "quota_exceeded",
         "hub_unreachable",
+        "not_ready",
         "disk_full",
     ),
     openapi_extra={"requestBody": REQUEST_BODY},

@@ -1,7 +1,7 @@
 """Datasets of the hub: which of its files make a split, and their way into an `Upload`.
 
-Plain files only, JSONL and text: no code of a repository is run. What they hold is checked as any
-upload is.
+JSONL, parquet and text: no code of a repository is run. What they hold is checked as any upload
+is.
 """
 
 import re
@@ -10,23 +10,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from apiq_core.config import LEGAL_MODEL_ID, MODEL_ID, is_model_id
 from apiq_core.errors import ApiQError, UserError
-from jobs import hub
+from jobs import hub, parquet
 from jobs.requests import HubToken, Revision
 from jobs.settings import Settings
-from jobs.texts import SUFFIXES
+from jobs.texts import ROWS, SUFFIXES, TEXT
 from jobs.uploads import Upload
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$"
 MAX_FILES = 200  # of a split; each is a request to the hub
 SHOWN_NAMES = 5
 CHUNK_BYTES = 2**20
+PARQUET = ".parquet"
+KINDS = {**SUFFIXES, PARQUET: ROWS}  # of what a file of the hub holds, by its suffix
+# without a card the first that is there: JSONL beside parquet is a copy or an example, texts
+# beside rows are notes
+FORMATS = ([PARQUET], *([s for s, k in SUFFIXES.items() if k == kind] for kind in (ROWS, TEXT)))
 # of files that say nothing else a split is told by such a word in their path
 SPLITS = ("train", "test", "validation", "valid", "dev", "val", "eval")
 
@@ -91,7 +96,7 @@ def find(asked: HubDataset, settings: Settings) -> Found:
         "revision": repository.commit,
         "files": files,
     }
-    kind = SUFFIXES[PurePosixPath(files[0]).suffix.lower()]
+    kind = KINDS[_suffix(files[0])]
     return Found(repository, files, kind, sum(sizes[name] for name in files), origin)
 
 
@@ -103,13 +108,30 @@ def fetch(found: Found, upload: Upload) -> None:
         with _about_a_dataset():
             path = hub.download_dataset_file(found.repository, name, upload.folder / "hub")
         last = b"\n"
-        with path.open("rb") as file:
-            for chunk in iter(partial(file.read, CHUNK_BYTES), b""):
-                upload.write(chunk)
-                last = chunk[-1:]
+        for chunk in _content(found, name, path):
+            upload.write(chunk)
+            last = chunk[-1:]
         if last != b"\n":
             upload.write(b"\n")
         path.unlink()
+
+
+def _content(found: Found, name: str, path: Path) -> Iterator[bytes]:
+    """Chunks of what an upload of the file would hold."""
+    if _suffix(name) != PARQUET:
+        with path.open("rb") as file:
+            yield from iter(partial(file.read, CHUNK_BYTES), b"")
+        return
+    try:
+        yield from parquet.lines(path)
+    except parquet.UnreadableParquet as error:
+        raise UserError(
+            "hub_files_unsupported",
+            f"{name[:100]!r} of {found.repository.name} cannot be read as parquet: {error}",
+            param="hub",
+            value=found.repository.name,
+            legal=list(KINDS),
+        ) from None
 
 
 def choose_files(
@@ -118,16 +140,15 @@ def choose_files(
     """The files of the split by the card's `configs`, or by their paths; raises `UserError`."""
     names = sorted(name for name in names if ".." not in PurePosixPath(name).parts)
     found = _by_card(names, configs, asked) if configs else _by_path(names, asked)
-    suffixes = {PurePosixPath(name).suffix.lower() for name in found}
-    kinds = {SUFFIXES.get(suffix) for suffix in suffixes}
+    kinds = {KINDS.get(_suffix(name)) for name in found}
     if None in kinds or len(kinds) != 1 or len(found) > MAX_FILES:
         raise UserError(
             "hub_files_unsupported",
             f"the split {asked.split} of {asked.hub} is {len(found)} files, {_some(found)}; legal: "
-            f"up to {MAX_FILES}, all of them .jsonl and .ndjson, or all of them .txt",
+            f"up to {MAX_FILES}, all of them .parquet, .jsonl and .ndjson, or all of them .txt",
             param="hub",
             value=asked.hub,
-            legal=list(SUFFIXES),
+            legal=list(KINDS),
         )
     return found
 
@@ -161,9 +182,8 @@ def _patterns(data_files: Any) -> dict[str, list[str]]:
 
 
 def _by_path(names: Sequence[str], asked: HubDataset) -> list[str]:
-    data = [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    jsonl = [name for name in data if SUFFIXES[PurePosixPath(name).suffix.lower()] == "rows"]
-    data = jsonl or data  # texts beside rows are notes
+    by_format = [[name for name in names if _suffix(name) in suffixes] for suffixes in FORMATS]
+    data = next(filter(None, by_format), [])
     if asked.config is not None:
         inside = [name for name in data if asked.config in PurePosixPath(name).parts[:-1]]
         if not inside:
@@ -173,10 +193,10 @@ def _by_path(names: Sequence[str], asked: HubDataset) -> list[str]:
         others = [name for name in names if not name.startswith(".")]
         raise UserError(
             "hub_files_unsupported",
-            f"{asked.hub} has no files to read, but {_some(others)}; legal: " + ", ".join(SUFFIXES),
+            f"{asked.hub} has no files to read, but {_some(others)}; legal: " + ", ".join(KINDS),
             param="hub",
             value=asked.hub,
-            legal=list(SUFFIXES),
+            legal=list(KINDS),
         )
     found = [name for name in data if _has_word(name, asked.split)]
     if not found and asked.split == "train":
@@ -186,6 +206,10 @@ def _by_path(names: Sequence[str], asked: HubDataset) -> list[str]:
     if len(_folders(found)) > 1:
         raise _no_split(asked, "config", asked.config, _folders(found))
     return found
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _has_word(name: str, word: str) -> bool:

@@ -4,32 +4,24 @@ Nothing here loads transformers; `apiq_core.finetune.preview_process` does.
 """
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apiq_core.errors import InfraError, UserError
+from apiq_core.errors import UserError
 from jobs import tokenizers
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
 from jobs.datasets import Dataset
+from jobs.limited_process import command, environment, last_words, turn
 from jobs.previews import MAX_PREVIEW_BYTES
 from jobs.settings import Settings
 from jobs.texts import ROWS, dataset_key
 
 COUNTED_BYTES = MAX_PREVIEW_BYTES  # of a larger dataset the beginning; holds any three rows
 TIMEOUT_S = 120.0
-AT_ONCE = 2  # each takes a core
-PATIENCE_S = 30.0  # with those before it
-KEPT = ("PATH", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH")  # of the environment: no secrets
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-
-_turns = threading.BoundedSemaphore(AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -77,23 +69,19 @@ def _beginning(store: ArtifactStore, dataset: Dataset) -> bytes:
 
 
 def _ask(model_dir: Path, kind: str, content: bytes) -> dict[str, Any]:
-    if not _turns.acquire(timeout=PATIENCE_S):
-        raise InfraError("not_ready", "other previews take up what there is for them")
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "apiq_core.finetune.preview_process", str(model_dir), kind],
-            input=content,
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            env=ENVIRONMENT | {name: os.environ[name] for name in KEPT if name in os.environ},
-        )
+        with turn():
+            done = subprocess.run(
+                command("apiq_core.finetune.preview_process", str(model_dir), kind),
+                input=content,
+                capture_output=True,
+                timeout=TIMEOUT_S,
+                env=environment(),
+            )
     except subprocess.TimeoutExpired:
         raise _unreadable(f"it takes more than {TIMEOUT_S:.0f} s") from None
-    finally:
-        _turns.release()
     if done.returncode not in (0, 2):
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise _unreadable(f"it ended with {done.returncode}: {' '.join(last)[:300]}")
+        raise _unreadable(f"it ended with {done.returncode}: {last_words(done.stderr)}")
     answer: dict[str, Any] = json.loads(done.stdout)
     if (error := answer.get("error")) is not None:
         known = {name: error.get(name) for name in ("param", "value", "legal")}

@@ -7,21 +7,20 @@ transformers; and a tokenizer or a chat template that never ends is ended by the
 """
 
 import json
-import resource
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from apiq_core.errors import UserError
 from apiq_core.inspect import read_json
+from apiq_core.process_limits import limit_process
 
 CPU_S = 60
 MEMORY_BYTES = 4 * 2**30
 
 
 def main(model_dir: Path, kind: str) -> int:
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    limit_process(cpu_s=CPU_S, memory_bytes=MEMORY_BYTES)
     # as if it were not installed: transformers would load it for seconds, for no tokenizer's sake
     sys.modules["torch"] = None  # type: ignore[assignment]
     from apiq_core.finetune.preview import preview_rows, preview_text

@@ -1,12 +1,15 @@
 """Datasets that the hub has, fetched by name."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from huggingface_hub import constants
+from pyarrow import parquet
 
 from jobs import hub_datasets
 from tests.integration.api.hub_server import Hub
@@ -19,6 +22,12 @@ TOKEN = "token-of-a-hub"
 def lines(*numbers: int) -> bytes:
     rows = [{"question": f"What is {n}?", "answer": str(n)} for n in numbers]
     return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def table(rows: list[dict[str, Any]], schema: pyarrow.Schema | None = None) -> bytes:
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), out, compression="zstd")
+    return out.getvalue()
 
 
 def place(hub: Hub, **files: bytes) -> None:
@@ -93,6 +102,62 @@ def test_configs_are_folders(service: Service, hub: Hub) -> None:
     service.refused(fetch(service, config="third"), 422, "hub_split_not_found")
 
 
+def test_parquet(service: Service, hub: Hub) -> None:
+    place(
+        hub,
+        data__train_DOT_0_DOT_parquet=table(
+            [json.loads(line) for line in lines(1, 2).split(b"\n")]
+        ),
+        data__train_DOT_1_DOT_parquet=table(
+            [{"question": "Und drei ist überall?", "answer": "Drei"}]
+        ),
+        examples_DOT_jsonl=lines(7),
+    )
+    dataset = fetch(service).json()
+    assert (dataset["kind"], dataset["rows"]) == ("rows", 3)
+    assert dataset["origin"]["files"] == ["data/train.0.parquet", "data/train.1.parquet"]
+    rows = service.http.get(f"/datasets/{dataset['id']}/preview").json()["rows"]
+    assert [row["segments"][0]["text"] for row in rows] == [
+        "Question: What is 1?\nAnswer:",
+        "Question: What is 2?\nAnswer:",
+        "Question: Und drei ist überall?\nAnswer:",
+    ]
+
+
+def test_columns_that_json_can_say(service: Service, hub: Hub) -> None:
+    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    words = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    message = pyarrow.struct([("role", words), ("content", pyarrow.large_string())])
+    schema = pyarrow.schema(
+        [
+            ("image", pyarrow.binary()),
+            ("at", pyarrow.timestamp("s")),
+            ("score", pyarrow.float32()),
+            ("messages", pyarrow.list_(message)),
+        ]
+    )
+    rows = [{"image": b"\xff", "at": 0, "score": 0.5, "messages": chat}]
+    place(hub, train_DOT_parquet=table(rows, schema))
+    dataset = fetch(service).json()
+    content = json.dumps({"score": 0.5, "messages": chat}).encode() + b"\n"
+    assert dataset["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_parquet_that_is_refused(service: Service, hub: Hub) -> None:
+    place(hub, train_DOT_parquet=table([{"text": "Yes."}, {"text": None}]))
+    problem = service.refused(fetch(service), 422, "bad_rows")
+    assert [error["pointer"] for error in problem["errors"]] == ["line 2, text"]
+    whole = table([{"text": "word " * 1000}] * 100)  # 500 kB of lines in less than 1 kB
+    assert len(whole) < 10_000
+    place(hub, train_DOT_parquet=whole)
+    service.refused(fetch(service), 413, "dataset_too_large")
+    for broken in (b"PAR1", whole[: len(whole) // 2], whole[:50] + b"\0" * 20 + whole[70:]):
+        place(hub, train_DOT_parquet=broken)
+        problem = service.refused(fetch(service), 422, "hub_files_unsupported")
+        assert "'train.parquet' of org/sums" in problem["detail"]
+    nothing_was_kept(service)
+
+
 def test_the_card_says_what_is_what(service: Service, hub: Hub) -> None:
     place(hub, a_DOT_jsonl=lines(1), b_DOT_jsonl=lines(2, 3), c_DOT_jsonl=lines(4, 5, 6))
     hub.cards[REPOSITORY] = {
@@ -121,10 +186,10 @@ def test_the_card_says_what_is_what(service: Service, hub: Hub) -> None:
 def test_files_that_cannot_be_read(
     service: Service, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place(hub, data__train_DOT_parquet=b"PAR1", sums_DOT_py=b"raise SystemExit")
+    place(hub, data__train_DOT_arrow=b"ARROW1", sums_DOT_py=b"raise SystemExit")
     problem = service.refused(fetch(service), 422, "hub_files_unsupported")
-    assert "'data/train.parquet', 'sums.py'" in problem["detail"]
-    assert problem["legal"] == [".txt", ".jsonl", ".ndjson"]
+    assert "'data/train.arrow', 'sums.py'" in problem["detail"]
+    assert problem["legal"] == [".txt", ".jsonl", ".ndjson", ".parquet"]
     place(hub, **{f"train_{n}_DOT_jsonl": lines(n) for n in range(3)})
     monkeypatch.setattr(hub_datasets, "MAX_FILES", 2)
     service.refused(fetch(service), 422, "hub_files_unsupported")
