@@ -29,7 +29,11 @@ FETCH_TIMEOUT_S = 1800.0  # of a dataset that the server downloads before it ans
 TRIES = 4  # of a call that may be repeated, while the server cannot be reached or serve
 MAX_RETRY_AFTER_S = 10.0
 WAIT_S = 25.0  # of one question for a job's next change
-ROWS_SUFFIXES = (".jsonl", ".ndjson")
+MEDIA_TYPES = {  # of a dataset's file
+    ".txt": "text/plain; charset=utf-8",
+    ".jsonl": "application/jsonl",
+    ".ndjson": "application/jsonl",
+}
 KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -208,13 +212,17 @@ class Client:
     # -- datasets
 
     def upload_dataset(self, file: str | Path, *, name: str | None = None) -> Dataset:
-        """Upload a UTF-8 text; use it as `calibration={"source": f"dataset:{dataset.id}"}`.
+        """Upload a UTF-8 text, `.txt`; use it as
+        `calibration={"source": f"dataset:{dataset.id}"}`.
 
         Or rows to train on, from a `.jsonl` or `.ndjson` file. Lines that are no rows are in
         `errors` of the `ProblemError`.
         """
         file = Path(file)
-        is_rows = file.suffix.lower() in ROWS_SUFFIXES
+        media_type = MEDIA_TYPES.get(file.suffix.lower())
+        if media_type is None:
+            legal = ", ".join(MEDIA_TYPES)
+            raise ApiqError("unsupported_file", f"{file}: legal: a name that ends in {legal}")
         with file.open("rb") as content:
             answer = self._call(
                 "POST",
@@ -222,7 +230,7 @@ class Client:
                 params={"name": name or file.name},
                 content=content,
                 headers={
-                    "content-type": "application/jsonl" if is_rows else "text/plain; charset=utf-8",
+                    "content-type": media_type,
                     "content-length": str(file.stat().st_size),
                 },
             )
@@ -238,7 +246,7 @@ class Client:
         hub_token: str | None = None,
         name: str | None = None,
     ) -> Dataset:
-        """Let the server fetch a split of a dataset of the hub: its files of JSONL or of text."""
+        """Let the server fetch a split of a dataset of the hub: its files of rows or of text."""
         body = {"hub": hub, "config": config, "split": split, "revision": revision}
         answer = self._call(
             "POST",

@@ -22,7 +22,7 @@ def upload(
         typer.Argument(
             exists=True,
             dir_okay=False,
-            help="A UTF-8 text, or rows: .jsonl, .ndjson, an object of JSON a line.",
+            help="A UTF-8 text: .txt; or rows: .jsonl, .ndjson, an object of JSON a line.",
         ),
     ],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
@@ -47,7 +47,8 @@ def fetch(
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Let the server fetch a dataset of the hub: a split's files of JSONL or of text."""
+    """Let the server fetch a dataset of the hub: a split's files of rows (parquet, JSONL) or of
+    text."""
     with Client() as client:
         dataset = client.fetch_dataset(
             hub,

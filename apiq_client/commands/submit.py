@@ -128,6 +128,8 @@ def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, 
             raise JobFailed(job.id, job.state, job.error)
         if download:
             _download(client, job.id, download)
+        elif wait and not json:
+            err.print(f"download it  {_fetch(job)}")
     except KeyboardInterrupt:
         _tell_how_to_go_on(job, download)
         raise typer.Exit(130) from None
@@ -145,7 +147,7 @@ def _download(client: Client, job_id: str, directory: Path) -> None:
 
 def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
     """Nobody who presses Ctrl-C should have to guess what became of the job."""
-    fetch = f"apiq artifacts download {job.id}" + (f" --dir {directory}" if directory else "")
+    fetch = _fetch(job) + (f" --dir {directory}" if directory else "")
     if job.is_finished:
         err.print(f"{job.id} has {job.state}; go on where the download stopped: {fetch}")
         return
@@ -153,6 +155,10 @@ def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
     err.print(f"  watch it     apiq events -f {job.id}")
     err.print(f"  stop it      apiq jobs cancel {job.id}")
     err.print(f"  download it  {fetch}")
+
+
+def _fetch(job: Job) -> str:
+    return f"apiq artifacts download {job.id}"
 
 
 def hub_token(variable: str | None) -> str | None:

@@ -1,6 +1,7 @@
 """What each start is worth once it is trained: loss on rows that were not trained on."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.core import texts
@@ -12,6 +13,7 @@ from benchmarks.report import RESULTS_DIR, show, write
 
 LENGTH = 256  # tokens of a row, at most
 MAIN = (QLORA_STYLE, APIQ)  # also at more than 2 bits
+VARIED_BITS = 2
 
 
 def main(options: Namespace) -> None:
@@ -40,6 +42,20 @@ def main(options: Namespace) -> None:
         write("core-finetune", {"rows": rows})
 
 
+def varied(
+    options: Namespace, names: tuple[str, ...], field: str, values: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """Rows of 2-bit starts, each trained with every value of a field of `trained`."""
+    store, given = cells(options), setting(options)
+    return [
+        {field: value} | row(task, name, VARIED_BITS, figures)
+        for task in tasks(options)
+        for name in chosen(names, options.only)
+        for value in values
+        if (figures := trained(store, given, task, name, VARIED_BITS, **{field: value}))
+    ]
+
+
 def tasks(options: Namespace) -> list[Task]:
     """The half of WikiText-2 that nobody is calibrated on, and the answers of GSM8K."""
     found = [Task("wikitext", texts.wikitext(options.wikitext).scored, LENGTH)]
@@ -61,6 +77,7 @@ def row(task: Task, name: str, bits: int, figures: Figures) -> dict[str, Any]:
         "bits": bits if name != FULL else 16,
         "start": name,
         "bits/w": figures.get("bits_per_weight", 16.0),
+        "trained": figures["trained_parameters"],
         "steps": points[-1]["step"],
         "loss before": losses[0],
         "loss after": losses[-1],

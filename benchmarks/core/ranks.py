@@ -3,34 +3,29 @@
 from argparse import Namespace
 
 from benchmarks.core.chart import Axis, chart
-from benchmarks.core.finetune import chosen, row, tasks
-from benchmarks.core.setting import cells, setting
-from benchmarks.core.trainees import APIQ, LOFTQ, QLORA_STYLE, trained
+from benchmarks.core.finetune import varied
+from benchmarks.core.trainees import APIQ, LOFTQ, QLORA_STYLE
 from benchmarks.report import RESULTS_DIR, show, write
 
-BITS = 2
 COMPARED = (QLORA_STYLE, LOFTQ, APIQ)
 RANKS = (4, 8, 16, 32, 64)
 
 
 def main(options: Namespace) -> None:
-    store, given = cells(options), setting(options)
-    names = chosen(COMPARED, options.only)
-    for task in tasks(options):
-        rows = []
-        for name in names:
-            for rank in RANKS:
-                figures = trained(store, given, task, name, BITS, rank=rank)
-                if figures:
-                    rows.append({"rank": rank} | row(task, name, BITS, figures))
-        if not rows:
-            continue
-        show(f"{given.model_dir.name} on {task.name}, {BITS} bits: rank", rows)
-        write(f"core-ranks-{task.name}", {"rows": rows})
+    rows = varied(options, COMPARED, "rank", RANKS)
+    if not rows:
+        return
+    show("rank of the adapter", rows)
+    write("core-ranks", {"rows": rows})
+    for task in dict.fromkeys(row["rows"] for row in rows):
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row["rows"] == task:
+                curves.setdefault(row["start"], []).append((row["rank"], row["loss after"]))
         chart(
-            RESULTS_DIR / f"core-ranks-{task.name}.svg",
-            f"{given.model_dir.name} on {task.name}, {BITS} bits, trained",
+            RESULTS_DIR / f"core-ranks-{task}.svg",
+            f"trained on {task}",
             Axis("rank", log=True),
             Axis("loss on held-out rows, nats a token", log=True),
-            {n: [(r["rank"], r["loss after"]) for r in rows if r["start"] == n] for n in names},
+            curves,
         )

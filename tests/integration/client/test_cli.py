@@ -126,6 +126,15 @@ class TestQuantize:
         assert "succeeded" in seen and "100%" in seen
         assert json.loads(job_id_file.read_text())["state"] == "succeeded"
 
+    def test_a_wait_ends_with_what_comes_next(self, apiq: Command, live: Live) -> None:
+        process = apiq.start("quantize", "tiny", "--bits", "2", "--wait")
+        assert process.stderr is not None
+        job_id = process.stderr.readline().strip()
+        live.publish(live.claim_only(job_id), FILES)
+        _, rest = process.communicate(timeout=60)
+        assert rest.splitlines()[-1] == f"download it  apiq artifacts download {job_id}"
+        apiq("artifacts", "download", job_id)
+
     def test_wait_for_a_job_that_fails(self, apiq: Command, live: Live) -> None:
         process = apiq.start("quantize", "tiny", "--bits", "2", "--wait")
         assert process.stderr is not None
@@ -358,6 +367,13 @@ def test_datasets(apiq: Command, tmp_path: Path) -> None:
     apiq("jobs", "cancel", job_id)
     apiq("datasets", "delete", dataset_id)
     assert dataset_id not in apiq("datasets", "list").stdout
+
+
+def test_files_of_another_kind(apiq: Command, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer\n")
+    assert apiq("datasets", "upload", "rows.csv", code=1).stderr == (
+        "error: rows.csv: legal: a name that ends in .txt, .jsonl, .ndjson [unsupported_file]\n"
+    )
 
 
 def test_datasets_of_rows(apiq: Command, tmp_path: Path) -> None:
