@@ -18,8 +18,8 @@ from api.limits import BodyLimit, BodyTimeout
 from api.queries import CheckQuery
 from jobs.artifacts import open_store
 from jobs.database import Database
+from jobs.datasets.upload import prune_uploads
 from jobs.settings import Settings
-from jobs.uploads import prune_uploads
 
 FEATURES = (jobs, events, logs, artifacts, datasets, health, metrics)
 

@@ -23,13 +23,13 @@ from api.uploads import (
 )
 from apiq_core.errors import ApiQError
 from apiq_core.finetune.rows import Row
-from jobs import datasets, hub_datasets
-from jobs.datasets import Dataset
-from jobs.hub_datasets import HubDataset
-from jobs.previews import preview
+from jobs import datasets
+from jobs.datasets import Dataset, from_hub
+from jobs.datasets.hub_splits import HubDataset
+from jobs.datasets.previews import preview
+from jobs.datasets.token_previews import token_preview
+from jobs.datasets.upload import Upload
 from jobs.requests import Base
-from jobs.token_previews import token_preview
-from jobs.uploads import Upload
 
 router = APIRouter(tags=["datasets"])
 
@@ -195,8 +195,8 @@ async def upload_dataset(
 def _fetch(
     context: Ctx, caller: Caller, upload: Upload, name: str | None, asked: HubDataset
 ) -> Dataset:
-    found = hub_datasets.find(asked, context.settings)
-    hub_datasets.fetch(found, upload)
+    found = from_hub.find(asked, context.settings)
+    from_hub.fetch(found, upload)
     return _store(context, caller, upload, name or f"{asked.hub} {asked.split}", found.origin)
 
 

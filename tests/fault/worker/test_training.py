@@ -9,11 +9,11 @@ import pytest
 
 from jobs import checkpoints, datasets, intake, repository, texts
 from jobs.checkpoints import Checkpoint
+from jobs.datasets.upload import Upload
 from jobs.intake import Order
 from jobs.job import Job
 from jobs.requests import FinetuneRequest
 from jobs.states import State
-from jobs.uploads import Upload
 from tests.fault.worker.support import House
 from tests.fault.worker.test_resume import Hosts, data, flip_a_bit, settings  # noqa: F401
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 from pyarrow import parquet
 
-from jobs import hub_datasets
+from jobs.datasets import hub_splits
 from tests.integration.api.hub_server import Hub
 from tests.integration.api.support import Service, leftovers
 
@@ -191,7 +191,7 @@ def test_files_that_cannot_be_read(
     assert "'data/train.arrow', 'sums.py'" in problem["detail"]
     assert problem["legal"] == [".txt", ".jsonl", ".ndjson", ".parquet"]
     place(hub, **{f"train_{n}_DOT_jsonl": lines(n) for n in range(3)})
-    monkeypatch.setattr(hub_datasets, "MAX_FILES", 2)
+    monkeypatch.setattr(hub_splits, "MAX_FILES", 2)
     service.refused(fetch(service), 422, "hub_files_unsupported")
     assert hub.fetched() == set()
     nothing_was_kept(service)

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs import previews
 from jobs.artifacts.directory import DirectoryStore
 from jobs.artifacts.s3 import S3Store
+from jobs.datasets import previews
 from jobs.texts import dataset_key
 from tests.columns import stored_keys
 from tests.integration.api.support import Service, leftovers

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs import hub as hub_client
-from jobs import token_previews
+from jobs.datasets import token_previews
 from tests.integration.api.hub_server import Hub
 from tests.integration.api.support import Service, place_model
 

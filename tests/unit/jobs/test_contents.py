@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from apiq_core.errors import UserError
 from apiq_core.finetune.data import MAX_LINE_BYTES, BadRows, Lines
-from jobs.contents import Content, RowsContent, TextContent
+from jobs.datasets.contents import Content, RowsContent, TextContent
 
 ROWS = [
     {"question": "Wie heißt der Fuchs? 🦊", "answer": "Viktor"},

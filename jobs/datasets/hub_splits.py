@@ -1,32 +1,21 @@
-"""Datasets of the hub: which of its files make a split, and their way into an `Upload`.
-
-JSONL, parquet and text: no code of a repository is run. What they hold is checked as any upload
-is.
-"""
+"""A split of a dataset of the hub: what is asked for, and which files of the repository it is."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from apiq_core.config import LEGAL_MODEL_ID, MODEL_ID, is_model_id
-from apiq_core.errors import ApiQError, UserError
-from jobs import hub, parquet
+from apiq_core.errors import UserError
 from jobs.requests import HubToken, Revision
-from jobs.settings import Settings
 from jobs.texts import ROWS, SUFFIXES, TEXT
-from jobs.uploads import Upload
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$"
 MAX_FILES = 200  # of a split; each is a request to the hub
 SHOWN_NAMES = 5
-CHUNK_BYTES = 2**20
 PARQUET = ".parquet"
 KINDS = {**SUFFIXES, PARQUET: ROWS}  # of what a file of the hub holds, by its suffix
 # without a card the first that is there: JSONL beside parquet is a copy or an example, texts
@@ -65,82 +54,13 @@ class HubDataset(BaseModel):
     hub_token: HubToken | None = None
 
 
-@dataclass(frozen=True)
-class Found:
-    """The files of a split, at one commit."""
-
-    repository: hub.HubRepository
-    files: list[str]
-    kind: str
-    size_bytes: int
-    origin: dict[str, Any]  # as the record shows it
-
-
-def find(asked: HubDataset, settings: Settings) -> Found:
-    """Resolve the revision and choose the files. Asks the hub.
-
-    Raises `UserError`: `hub_dataset_not_found`, `hub_dataset_gated`, `revision_not_found`,
-    `hub_split_not_found`, `hub_files_unsupported`; or `InfraError(hub_unreachable)`.
-    """
-    token = None if asked.hub_token is None else asked.hub_token.get_secret_value()
-    with _about_a_dataset():
-        repository = hub.find_dataset(
-            asked.hub, asked.revision, timeout_s=settings.hub_timeout_s, token=token
-        )
-    sizes = dict(repository.sizes_bytes)
-    files = choose_files(list(sizes), repository.configs, asked)
-    origin = {
-        "hub": asked.hub,
-        "config": asked.config,
-        "split": asked.split,
-        "revision": repository.commit,
-        "files": files,
-    }
-    kind = KINDS[_suffix(files[0])]
-    return Found(repository, files, kind, sum(sizes[name] for name in files), origin)
-
-
-def fetch(found: Found, upload: Upload) -> None:
-    """Download the files and write them into `upload`, one behind the other."""
-    upload.begin(found.kind)
-    upload.expect(found.size_bytes)
-    for name in found.files:
-        with _about_a_dataset():
-            path = hub.download_dataset_file(found.repository, name, upload.folder / "hub")
-        last = b"\n"
-        for chunk in _content(found, name, path):
-            upload.write(chunk)
-            last = chunk[-1:]
-        if last != b"\n":
-            upload.write(b"\n")
-        path.unlink()
-
-
-def _content(found: Found, name: str, path: Path) -> Iterator[bytes]:
-    """Chunks of what an upload of the file would hold."""
-    if _suffix(name) != PARQUET:
-        with path.open("rb") as file:
-            yield from iter(partial(file.read, CHUNK_BYTES), b"")
-        return
-    try:
-        yield from parquet.lines(path)
-    except parquet.UnreadableParquet as error:
-        raise UserError(
-            "hub_files_unsupported",
-            f"{name[:100]!r} of {found.repository.name} cannot be read as parquet: {error}",
-            param="hub",
-            value=found.repository.name,
-            legal=list(KINDS),
-        ) from None
-
-
 def choose_files(
     names: Sequence[str], configs: Sequence[Mapping[str, Any]], asked: HubDataset
 ) -> list[str]:
     """The files of the split by the card's `configs`, or by their paths; raises `UserError`."""
     names = sorted(name for name in names if ".." not in PurePosixPath(name).parts)
     found = _by_card(names, configs, asked) if configs else _by_path(names, asked)
-    kinds = {KINDS.get(_suffix(name)) for name in found}
+    kinds = {KINDS.get(suffix_of(name)) for name in found}
     if None in kinds or len(kinds) != 1 or len(found) > MAX_FILES:
         raise UserError(
             "hub_files_unsupported",
@@ -182,7 +102,7 @@ def _patterns(data_files: Any) -> dict[str, list[str]]:
 
 
 def _by_path(names: Sequence[str], asked: HubDataset) -> list[str]:
-    by_format = [[name for name in names if _suffix(name) in suffixes] for suffixes in FORMATS]
+    by_format = [[name for name in names if suffix_of(name) in suffixes] for suffixes in FORMATS]
     data = next(filter(None, by_format), [])
     if asked.config is not None:
         inside = [name for name in data if asked.config in PurePosixPath(name).parts[:-1]]
@@ -208,7 +128,8 @@ def _by_path(names: Sequence[str], asked: HubDataset) -> list[str]:
     return found
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
+    """Lower case, with its dot."""
     return PurePosixPath(name).suffix.lower()
 
 
@@ -234,17 +155,3 @@ def _no_split(asked: HubDataset, param: str, value: str | None, legal: Sequence[
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(repr(name[:100]) for name in names[:SHOWN_NAMES]) + more or "nothing"
-
-
-@contextmanager
-def _about_a_dataset() -> Iterator[None]:
-    """What the hub says of models, said of a dataset."""
-    codes = {"model_not_found": "hub_dataset_not_found", "model_gated": "hub_dataset_gated"}
-    try:
-        yield
-    except ApiQError as error:
-        error.code = codes.get(error.code, error.code)
-        error.param = "hub" if error.param == "model" else error.param
-        if error.code == "revision_not_found":
-            error.legal = "a branch, a tag or a commit of that dataset"
-        raise

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from jobs.limited_process import command, environment, last_words, turn
+from jobs.datasets.limited_process import command, environment, last_words, turn
 
 CHUNK_BYTES = 2**20
 
@@ -20,7 +20,7 @@ def lines(path: Path) -> Iterator[bytes]:
     said = path.with_suffix(".stderr")
     with turn(), said.open("wb") as stderr:
         process = subprocess.Popen(
-            command("jobs.parquet_process", str(path)),
+            command("jobs.datasets.parquet_process", str(path)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from apiq_core.errors import UserError
-from jobs import tokenizers
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
-from jobs.datasets import Dataset
-from jobs.limited_process import command, environment, last_words, turn
-from jobs.previews import MAX_PREVIEW_BYTES
+from jobs.datasets import Dataset, tokenizers
+from jobs.datasets.limited_process import command, environment, last_words, turn
+from jobs.datasets.previews import MAX_PREVIEW_BYTES
 from jobs.settings import Settings
 from jobs.texts import ROWS, dataset_key
 

@@ -13,8 +13,8 @@ import uuid_utils
 
 from apiq_core.errors import UserError
 from jobs.artifacts import ArtifactStore
-from jobs.contents import CONTENTS, Content
 from jobs.datasets import ABANDONED_AFTER_S, Dataset
+from jobs.datasets.contents import CONTENTS, Content
 from jobs.settings import Settings
 from jobs.texts import dataset_key
 
@@ -76,7 +76,7 @@ class Upload:
         return self._folder
 
     def begin(self, kind: str) -> None:
-        """What will arrive: a kind of `jobs.contents`."""
+        """What will arrive: a kind of `jobs.datasets.contents`."""
         self._content = CONTENTS[kind]()
 
     def expect(self, size_bytes: int) -> None:

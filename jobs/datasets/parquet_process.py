@@ -1,6 +1,6 @@
 """A parquet file as lines of JSON.
 
-    python -m jobs.parquet_process FILE
+    python -m jobs.datasets.parquet_process FILE
 
 prints an object a row, of the columns that JSON can say: no images, no dates. What goes wrong is
 the last line of stderr, with exit code 2.
