@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from apiq_core.markup import Html, tag
+from apiq_core.html.markup import Html, tag
 
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 80, 200, 34, 56  # room for the labels; the legend is on the right

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from apiq_core.report_charts import kept_epoch
+from apiq_core.html.charts import kept_epoch
+from apiq_core.html.text import duration, number, size
 from apiq_core.report_html import report_html
-from apiq_core.report_text import duration, number, size
 from tests.unit.core.pages import Page
 from tests.unit.core.sample_report import LAYERS, rtn_report, sample_report
 
