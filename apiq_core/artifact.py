@@ -23,12 +23,12 @@ from torch import Tensor
 from apiq_core.adapters import ADAPTERS
 from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import BlockResult, Layers, QuantizedLayer
+from apiq_core.budget.plan import Plan
 from apiq_core.checkpoint import BACKEND, Checkpoint, disk_errors, write_tensors, write_text
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.formats import FORMATS, MIXED
 from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json
 from apiq_core.layout import block_file, blocks_dir, polished_dir, polished_file
-from apiq_core.plan import Plan
 from apiq_core.skeleton import Skeleton, Weights
 
 PEFT_PREFIX = "base_model.model."

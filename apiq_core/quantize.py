@@ -12,6 +12,8 @@ import torch
 
 from apiq_core.artifact import Artifact
 from apiq_core.block import Block, student_weights
+from apiq_core.budget.plan import plan_from_text, plan_to_text, uniform_plan
+from apiq_core.budget.planning import make_plan
 from apiq_core.calibration import draw_windows
 from apiq_core.checkpoint import Checkpoint, write_text
 from apiq_core.config import QuantizeConfig
@@ -25,8 +27,6 @@ from apiq_core.layer_errors import layer_errors
 from apiq_core.meter import Meter
 from apiq_core.methods import METHODS
 from apiq_core.model_card import model_card
-from apiq_core.plan import plan_from_text, plan_to_text, uniform_plan
-from apiq_core.planning import make_plan
 from apiq_core.polish import guess_step_s, polish, step_count
 from apiq_core.report import BlockReport, Report
 from apiq_core.report_html import report_html

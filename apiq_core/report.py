@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from apiq_core import __version__
 from apiq_core.block import Block, BlockResult
+from apiq_core.budget.plan import MIXED_ZERO_POINT_BITS, Plan, bits_per_weight
 from apiq_core.calibration import Windows
 from apiq_core.config import NORMAL_FLOAT, QuantizeConfig
 from apiq_core.device import matmul_dtype
@@ -18,7 +19,6 @@ from apiq_core.evaluate import Scores
 from apiq_core.inspect import ModelFacts
 from apiq_core.layer_errors import LayerError
 from apiq_core.meter import Meter
-from apiq_core.plan import MIXED_ZERO_POINT_BITS, Plan, bits_per_weight
 from apiq_core.polish import Polished
 
 MAX_LISTED_TOKENS = 65_536

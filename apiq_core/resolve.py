@@ -3,6 +3,7 @@
 Torch-free like `apiq_core.inspect`: the service does this before it accepts a job.
 """
 
+from apiq_core.budget.plan import MIXED_ZERO_POINT_BITS, bits_per_weight
 from apiq_core.config import (
     ADAPTER_NEEDED,
     ADAPTER_RECIPES,
@@ -22,7 +23,6 @@ from apiq_core.config import (
 )
 from apiq_core.errors import UserError
 from apiq_core.inspect import ModelFacts
-from apiq_core.plan import MIXED_ZERO_POINT_BITS, bits_per_weight
 from apiq_core.training_defaults import TRAINING_DEFAULTS
 
 DEFAULT_GROUP_SIZES = (64, 32, PER_CHANNEL)

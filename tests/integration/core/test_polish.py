@@ -10,12 +10,12 @@ from torch.nn.functional import kl_div, log_softmax
 from apiq_core import polish as polishing
 from apiq_core.artifact import Artifact
 from apiq_core.block import replace_weights
+from apiq_core.budget.plan import uniform_plan
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.config import QuantizeConfig
 from apiq_core.errors import Stopped
 from apiq_core.events import Event
 from apiq_core.inspect import inspect_model
-from apiq_core.plan import uniform_plan
 from apiq_core.quantize import quantize
 from apiq_core.resolve import resolve
 from apiq_core.skeleton import Skeleton, run_block

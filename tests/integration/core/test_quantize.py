@@ -18,11 +18,11 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from apiq_core.adapters import ADAPTERS
+from apiq_core.budget.plan import Plan
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.methods import apiq_bw
-from apiq_core.plan import Plan
 from apiq_core.quantize import quantize
 from apiq_core.report import Report
 from tests.tiny_models import ARCHITECTURES, make_tiny

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apiq_core.allocate import Option, allocate
+from apiq_core.budget.allocate import Option, allocate
 
 Groups = list[list[Option]]
 

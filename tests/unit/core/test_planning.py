@@ -9,22 +9,22 @@ import torch
 from pydantic import ValidationError
 from torch.nn.functional import kl_div, log_softmax
 
-from apiq_core.checkpoint import Checkpoint
-from apiq_core.config import LayerSpec, QuantizeConfig
-from apiq_core.errors import UserError
-from apiq_core.gptq import gptq, inverse_factor
-from apiq_core.inspect import LinearShape, ModelFacts, inspect_model
-from apiq_core.lowrank import exact_low_rank, residuals
-from apiq_core.plan import (
+from apiq_core.budget.plan import (
     MIXED_ZERO_POINT_BITS,
     bits_per_weight,
     plan_from_text,
     plan_to_text,
     uniform_plan,
 )
-from apiq_core.planning import group_options, layer_losses, make_plan
+from apiq_core.budget.planning import group_options, layer_losses, make_plan
+from apiq_core.budget.sensitivity import sensitivities
+from apiq_core.checkpoint import Checkpoint
+from apiq_core.config import LayerSpec, QuantizeConfig
+from apiq_core.errors import UserError
+from apiq_core.gptq import gptq, inverse_factor
+from apiq_core.inspect import LinearShape, ModelFacts, inspect_model
+from apiq_core.lowrank import exact_low_rank, residuals
 from apiq_core.resolve import packable_widths, resolve
-from apiq_core.sensitivity import sensitivities
 from apiq_core.skeleton import Skeleton, layer_inputs, run_block
 from tests.tiny_models import make_tiny
 

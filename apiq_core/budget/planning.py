@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apiq_core.allocate import Option, allocate
+from apiq_core.budget.allocate import Option, allocate
+from apiq_core.budget.plan import (
+    MIXED_ZERO_POINT_BITS,
+    Plan,
+    factor_bytes,
+    weight_bytes,
+)
+from apiq_core.budget.sensitivity import sensitivities
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.events import CheckStop
@@ -21,14 +28,7 @@ from apiq_core.gptq import gptq, inverse_factor
 from apiq_core.gram import damp
 from apiq_core.inspect import LinearShape, ModelFacts
 from apiq_core.lowrank import residuals
-from apiq_core.plan import (
-    MIXED_ZERO_POINT_BITS,
-    Plan,
-    factor_bytes,
-    weight_bytes,
-)
 from apiq_core.resolve import packable_widths
-from apiq_core.sensitivity import sensitivities
 from apiq_core.skeleton import Skeleton, Weights, input_groups, layer_inputs, run_block
 
 GRAM_WINDOWS = 16

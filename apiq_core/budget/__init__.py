@@ -1,0 +1,1 @@
+"""Bits and rank of each layer under a budget: `bits_per_weight`."""
