@@ -7,8 +7,9 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import datasets, health, metrics, openapi, problems
+from api import health, metrics, openapi, problems
 from api.context import Context
+from api.datasets import routes as datasets
 from api.expiry import Expiry
 from api.head import Head
 from api.hosts import LoopbackOnly

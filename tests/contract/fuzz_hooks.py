@@ -2,6 +2,6 @@
 
 import schemathesis
 
-from api.uploads import KINDS
+from api.datasets.body import KINDS
 
 schemathesis.serializer.alias(list(KINDS), "text/plain")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from api.forms import MAX_OVERHEAD_BYTES, FileForm
+from api.datasets.forms import MAX_OVERHEAD_BYTES, FileForm
 from api.problems import ApiError
 
 TYPE = "multipart/form-data; boundary=x-y"

@@ -9,7 +9,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from api.forms import MAX_OVERHEAD_BYTES, MEDIA_TYPE, FileForm
+from api.datasets.forms import MAX_OVERHEAD_BYTES, MEDIA_TYPE, FileForm
 from api.limits import DRAIN_BYTES
 from api.problems import ApiError
 from api.validation import describe, quoted

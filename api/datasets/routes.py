@@ -1,18 +1,13 @@
 """What is uploaded: texts to calibrate on or to be measured on, rows to train on."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller, JobsReader, JobsWriter
 from api.context import Ctx
-from api.ids import DatasetId
-from api.problems import ApiError, keyed
-from api.uploads import (
+from api.datasets.body import (
     JSON,
     MAX_NAME_CHARACTERS,
     REQUEST_BODY,
@@ -21,8 +16,10 @@ from api.uploads import (
     read_hub_dataset,
     receive,
 )
+from api.datasets.views import DatasetList, DatasetView, Preview, RowView, TokenCountsView, view
+from api.ids import DatasetId
+from api.problems import ApiError, keyed
 from apiq_core.errors import ApiQError
-from apiq_core.finetune.rows import Row
 from jobs import datasets
 from jobs.datasets import Dataset, from_hub
 from jobs.datasets.hub_splits import HubDataset
@@ -32,109 +29,6 @@ from jobs.datasets.upload import Upload
 from jobs.requests import Base
 
 router = APIRouter(tags=["datasets"])
-
-
-class Origin(BaseModel):
-    """Where on the hub a dataset was fetched."""
-
-    hub: str
-    config: str | None
-    split: str
-    revision: str = Field(description="The commit.")
-    files: list[str] = Field(description="One behind the other.")
-
-
-class DatasetView(BaseModel):
-    """What was uploaded. Use a text as `calibration.source`: `dataset:` and its id."""
-
-    id: str = Field(examples=["ds_019ab6f2-7a4e-7c31-9d5e-0f3b8a6c2d11"])
-    name: str | None
-    kind: str = Field(description="`text`, or `rows` to train on.")
-    size_bytes: int
-    characters: int
-    rows: int | None = Field(description="How many there are; null of a text.")
-    duplicates: int | None = Field(
-        description="Rows that are word for word one of the first million; null of a text."
-    )
-    longest_row_characters: int | None = Field(
-        description="Of the row in which most is said: a token is about four of them in English. "
-        "Null of a text."
-    )
-    origin: Origin | None = Field(description="Of a dataset that the hub has; null of an upload.")
-    sha256: str
-    created_at: datetime
-
-
-class DatasetList(BaseModel):
-    datasets: list[DatasetView]
-
-
-class SegmentView(BaseModel):
-    """A piece of what the model reads."""
-
-    text: str
-    learned: bool = Field(description="Whether training on it teaches the model to say it.")
-    role: str | None = Field(default=None, description="Who says it, if the row is a chat.")
-
-
-class TokenView(BaseModel):
-    """A token of a row, in the order in which the model reads them."""
-
-    id: int
-    text: str = Field(
-        description="What it adds to the text; empty of the later tokens of one character."
-    )
-    learned: bool = Field(description="Whether its loss counts.")
-
-
-class RowView(BaseModel):
-    """A row as training reads it. The template of a chat belongs to the model: it is added there,
-    and a segment is a message here."""
-
-    shape: str = Field(description="`messages`, `prompt`, `instruction`, `question` or `text`.")
-    segments: list[SegmentView]
-    tokens: list[TokenView] | None = Field(
-        default=None, description="With `base`: its first 1,000 tokens, template included."
-    )
-    length: int | None = Field(default=None, description="With `base`: how many there are.")
-    learned: int | None = Field(
-        default=None, description="With `base`: how many of them carry loss."
-    )
-
-    @classmethod
-    def of(cls, row: Row, read: Mapping[str, Any] | None = None) -> Self:
-        said = [
-            SegmentView(text=m["content"], learned=m["role"] == "assistant", role=m["role"])
-            for m in row.messages
-        ]
-        segments = [SegmentView(text=s.text, learned=s.learned) for s in row.segments]
-        return cls(shape=row.shape, segments=said or segments, **(read or {}))
-
-
-class TokenCountsView(BaseModel):
-    """Tokens of the dataset, as training with `base` reads it."""
-
-    rows: int = Field(description="So many were counted; a text is one.")
-    tokens: int
-    learned: int = Field(description="Tokens that carry loss.")
-    longest: int = Field(description="Tokens of the longest row.")
-    context: int | None = Field(None, description="The most that the model takes.")
-    over_context: int | None = Field(
-        None, description="Rows longer than that; not of a text, which is cut into windows."
-    )
-    counted_bytes: int = Field(description="So much of the dataset was read.")
-    is_partial: bool = Field(description="Whether that is only its beginning: 4 MiB.")
-
-
-class Preview(BaseModel):
-    """The first three rows; a text is one, of its first 1,000 characters."""
-
-    rows: list[RowView]
-    counts: TokenCountsView | None = Field(default=None, description="With `base`.")
-
-
-def _view(dataset: Dataset) -> DatasetView:
-    return DatasetView(**{name: getattr(dataset, name) for name in DatasetView.model_fields})
 
 
 @router.post(
@@ -178,7 +72,7 @@ async def upload_dataset(
     """The body is the file itself, in UTF-8: a text (`curl --data-binary @my.txt -H 'Content-Type:
     text/plain'`) or rows, a line of JSON each (`application/jsonl`); or it is a form with that
     file (`curl -F file=@my.jsonl`). It is checked and stored as it arrives. Or it is JSON that
-    names a dataset of the hub, whose files of JSONL or text are fetched before this answers."""
+    names a dataset of the hub, whose files of rows or text are fetched before this answers."""
     if name is not None:
         check_name(name, "?name")
     with Upload(context.settings, context.settings.max_dataset_bytes) as upload:
@@ -189,7 +83,7 @@ async def upload_dataset(
             file_name = await receive(request, upload)
             dataset = await run_in_threadpool(_store, context, caller, upload, name or file_name)
     response.headers["location"] = f"/datasets/{dataset.id}"
-    return _view(dataset)
+    return view(dataset)
 
 
 def _fetch(
@@ -226,7 +120,7 @@ def list_datasets(context: Ctx, caller: JobsReader) -> DatasetList:
     """Newest first."""
     with context.database.read() as connection:
         found = datasets.list_all(connection, caller.sees)
-    return DatasetList(datasets=[_view(dataset) for dataset in found])
+    return DatasetList(datasets=[view(dataset) for dataset in found])
 
 
 @router.get(
@@ -237,7 +131,7 @@ def list_datasets(context: Ctx, caller: JobsReader) -> DatasetList:
 def get_dataset(dataset_id: DatasetId, context: Ctx, caller: JobsReader) -> DatasetView:
     """Its size, length and checksum. How it begins: `/datasets/{dataset_id}/preview`."""
     with context.database.read() as connection:
-        return _view(datasets.get(connection, dataset_id, caller.sees))
+        return view(datasets.get(connection, dataset_id, caller.sees))
 
 
 @router.get(
