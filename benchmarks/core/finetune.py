@@ -14,6 +14,7 @@ from benchmarks.report import RESULTS_DIR, show, write
 LENGTH = 256  # tokens of a row, at most
 MAIN = (QLORA_STYLE, APIQ)  # also at more than 2 bits
 VARIED_BITS = 2
+VARIED_STEPS = 40  # of many rows, which are compared with each other only
 
 
 def main(options: Namespace) -> None:
@@ -52,7 +53,11 @@ def varied(
         for task in tasks(options)
         for name in chosen(names, options.only)
         for value in values
-        if (figures := trained(store, given, task, name, VARIED_BITS, **{field: value}))
+        if (
+            figures := trained(
+                store, given, task, name, VARIED_BITS, steps=VARIED_STEPS, **{field: value}
+            )
+        )
     ]
 
 

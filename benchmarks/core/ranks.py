@@ -8,7 +8,7 @@ from benchmarks.core.trainees import APIQ, LOFTQ, QLORA_STYLE
 from benchmarks.report import RESULTS_DIR, show, write
 
 COMPARED = (QLORA_STYLE, LOFTQ, APIQ)
-RANKS = (4, 8, 16, 32, 64)
+RANKS = (4, 8, 16, 64)
 
 
 def main(options: Namespace) -> None:

@@ -51,9 +51,12 @@ def trained(
     rank: int = RANK,
     train: str = "all",
     adapter: str = "lora",
+    steps: int | None = None,
 ) -> Figures | None:
     """The figures of a trainee, and of its start where it was quantized for this."""
     fields = settings(task) | {"train": train}
+    if steps is not None:
+        fields["max_steps"] = steps
     inputs = {"base": given.model_dir, "rows": task.rows}
     started: Figures = {}
     if name != FULL:
