@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from apiq_core.html.markup import Html, tag
@@ -13,6 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 80, 200, 34, 56  # room for the labels; the legend is
 COLOURS = ("#1664c0", "#d9822b", "#2a8f4e", "#c22f2f", "#7a4fb5", "#5c6670", "#b58900", "#00838f")
 TICKS = 6
 LEAST_DECADE = 5
+MANY = 60  # points of a series, beyond which they have no dots
 
 Points = Sequence[tuple[float, float]]
 
@@ -122,12 +122,11 @@ def _grid(across: Scale, up: Scale) -> list[Html]:
 def _series(number: int, name: str, places: list[tuple[float, float]]) -> list[Html]:
     colour = COLOURS[number % len(COLOURS)]
     square = number >= len(COLOURS)
-    marks = [
-        tag("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=colour, stroke_width=1.5)
-        for (x1, y1), (x2, y2) in pairwise(places)
-    ]
+    line = " ".join(f"{x},{y}" for x, y in places)
+    marks = [tag("polyline", points=line, fill="none", stroke=colour, stroke_width=1.5)]
     label = (WIDTH - RIGHT + 16, TOP + 8 + 18 * number)
-    marks += [_point(x, y, colour, square) for x, y in [*places, label]]
+    dotted = places if len(places) <= MANY else []
+    marks += [_point(x, y, colour, square) for x, y in [*dotted, label]]
     return [*marks, _text(name, label[0] + 10, label[1] + 4)]
 
 
