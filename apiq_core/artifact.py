@@ -131,8 +131,10 @@ class Artifact:
         return tensors
 
     def finish(self, model_dir: Path, source: Checkpoint) -> None:
-        """Turn the blocks' files into `model/` and `adapter/`."""
+        """Turn the blocks' files into `model/` and `adapter/`, in place of any that are there."""
         with disk_errors():
+            for name in ("model", "adapter"):
+                shutil.rmtree(self.out_dir / name, ignore_errors=True)
             self._write_adapter()
             self._write_model(model_dir, source)
             shutil.rmtree(blocks_dir(self.out_dir))
@@ -140,7 +142,7 @@ class Artifact:
 
     def _write_model(self, model_dir: Path, source: Checkpoint) -> None:
         target = self.out_dir / "model"
-        target.mkdir(exist_ok=True)
+        target.mkdir()
         count = len(self.skeleton.blocks)
         inside = tuple(f"{self.skeleton.block_name(index)}." for index in range(count))
         outside = [name for name in source.names if not name.startswith(inside)]
@@ -191,7 +193,7 @@ class Artifact:
         if not tensors:
             return
         target = self.out_dir / "adapter"
-        target.mkdir(exist_ok=True)
+        target.mkdir()
         write_tensors(
             target / "adapter_model.safetensors",
             {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from apiq_core.config import DATA_FREE, QuantizeConfig
+from apiq_core.config import DATA_FREE, Calibration, Evaluation, QuantizeConfig
 from apiq_core.errors import UserError
 
 BUILTIN = "builtin"
@@ -41,24 +41,22 @@ def draw_windows(
     source = calibration.source or BUILTIN
     evaluation_source = evaluation.source or source
     in_domain = evaluation_source == source
-    tokens = _tokenize(tokenizer, source, texts)
+    tokens = _tokenize(tokenizer, source, texts, "calibration")
     scored_count = evaluation.samples * evaluation.length
     if in_domain:
-        if len(tokens) <= scored_count:
-            raise _too_little("evaluation", source, tokens, evaluation.samples, evaluation.length)
+        if len(tokens) < scored_count:
+            raise _too_little_to_score(evaluation, source, tokens)
         scored = tokens[len(tokens) - scored_count :]
         tokens = tokens[: len(tokens) - scored_count]
     else:
-        scored = _tokenize(tokenizer, evaluation_source, texts)[:scored_count]
+        scored = _tokenize(tokenizer, evaluation_source, texts, "evaluation")[:scored_count]
         if len(scored) < scored_count:
-            raise _too_little(
-                "evaluation", evaluation_source, scored, evaluation.samples, evaluation.length
-            )
+            raise _too_little_to_score(evaluation, evaluation_source, scored)
     samples = 0 if config.method in DATA_FREE else calibration.samples
     wanted = samples + calibration.held_out
     available = len(tokens) // calibration.length
     if available < wanted:
-        raise _too_little("calibration", source, tokens, wanted, calibration.length)
+        raise _too_little_to_calibrate(calibration, samples, source, tokens)
     windows = tokens[: available * calibration.length].view(available, calibration.length)
     order = torch.randperm(available, generator=torch.Generator().manual_seed(calibration.seed))
     drawn = _begin(windows[order[:wanted]], tokenizer)
@@ -75,7 +73,9 @@ def builtin_text() -> str:
     return "\n\n".join(topics[name].strip() for name in sorted(topics))
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, source: str, texts: Mapping[str, Path]) -> Tensor:
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, source: str, texts: Mapping[str, Path], part: str
+) -> Tensor:
     if source == BUILTIN:
         text = builtin_text()
     elif source in texts:
@@ -85,7 +85,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, source: str, texts: Mapping[st
         raise UserError(
             "text_not_available",
             f"the text of {source!r} is not at hand",
-            param="calibration.source",
+            param=f"{part}.source",
             value=source,
             legal=[BUILTIN, *texts],
         )
@@ -102,13 +102,38 @@ def _begin(windows: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return windows
 
 
-def _too_little(part: str, source: str, tokens: Tensor, samples: int, length: int) -> UserError:
-    available = len(tokens) // length
+def _too_little_to_score(evaluation: Evaluation, source: str, tokens: Tensor) -> UserError:
+    available = len(tokens) // evaluation.length
     return UserError(
         "too_little_text",
-        f"{part} asks for {samples} windows of {length} tokens; {source} has {len(tokens)} tokens "
-        f"left for that, {available} windows",
-        param=f"{part}.samples",
-        value=samples,
+        f"evaluation asks for {evaluation.samples} windows of {evaluation.length} tokens; "
+        f"{_left(source, tokens, available)}",
+        param="evaluation.samples",
+        value=evaluation.samples,
         legal={"at_most": available},
     )
+
+
+def _too_little_to_calibrate(
+    calibration: Calibration, samples: int, source: str, tokens: Tensor
+) -> UserError:
+    """Of the two counts the one that is to be smaller, `samples` as far as there are any."""
+    available = len(tokens) // calibration.length
+    at_most = available - calibration.held_out
+    name, value = "samples", samples
+    if samples == 0 or at_most < 1:
+        at_most = max(0, available - min(samples, 1))
+        name, value = "held_out", calibration.held_out
+    return UserError(
+        "too_little_text",
+        f"calibration asks for {samples} windows and {calibration.held_out} held out, of "
+        f"{calibration.length} tokens; {_left(source, tokens, available)}; legal: {name} of at "
+        f"most {at_most}",
+        param=f"calibration.{name}",
+        value=value,
+        legal={"at_most": at_most},
+    )
+
+
+def _left(source: str, tokens: Tensor, windows: int) -> str:
+    return f"{source} has {len(tokens)} tokens left for that, {windows} windows"

@@ -52,17 +52,6 @@ class Checkpoint:
             )
         return tensor if dtype is None else tensor.to(dtype)
 
-    def load_under(
-        self, prefix: str, dtype: torch.dtype, device: torch.device
-    ) -> dict[str, Tensor]:
-        """All tensors whose name starts with `prefix.`, by the rest of their name."""
-        start = prefix + "."
-        return {
-            name.removeprefix(start): self.load(name, dtype).to(device, non_blocking=True)
-            for name in self._holder
-            if name.startswith(start)
-        }
-
     def __enter__(self) -> Self:
         return self
 

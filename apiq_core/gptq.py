@@ -46,9 +46,9 @@ def gptq(
     zeros = torch.empty_like(scales)
     step = min(group_size, BLOCK_COLUMNS)
     for start in range(0, d_in, step):
-        end = start + step
+        end = min(start + step, d_in)
         group = start // group_size
-        errors = columns.new_empty(step, d_out)
+        errors = columns.new_empty(end - start, d_out)
         with one_thread():
             if start % group_size == 0:
                 members = slice(start, start + group_size)

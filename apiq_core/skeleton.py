@@ -71,8 +71,18 @@ class Skeleton:
         return f"{self.prefix}.{index}"
 
     def load_block(self, checkpoint: Checkpoint, index: int) -> dict[str, Tensor]:
-        """The full-precision weights of one block, in the compute dtype, on the device."""
-        return checkpoint.load_under(self.block_name(index), self.dtype, self.device)
+        """The full-precision weights of one block, in the compute dtype, on the device.
+
+        A checkpoint may hold more under a block's name: Llama-2's has rotary tables that are
+        computed today.
+        """
+        block, prefix = self.blocks[index], self.block_name(index)
+        tensors = (*block.named_parameters(), *block.named_buffers())
+        return {
+            name: checkpoint.load(f"{prefix}.{name}", self.dtype).to(self.device, non_blocking=True)
+            for name, _ in tensors
+            if f"{prefix}.{name}" in checkpoint
+        }
 
     def embed(self, checkpoint: Checkpoint, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
         """Hidden states before block 0 (windows, length, width), and each block's own arguments.

@@ -73,7 +73,9 @@ def taking_part(names: Iterable[str], only: Iterable[str]) -> list[str]:
     return [name for name in chosen if _is_there(name)]
 
 
-def cell(name: str, setting: Setting, bits: int, rank: int | None = None) -> Cell | None:
+def cell(
+    name: str, setting: Setting, bits: int, rank: int | None = None, **training: float
+) -> Cell | None:
     """The cell of a contender; None, with a note, where its method does not take the rank."""
     method, _, recipe = name.partition(":")
     if method == AUTOROUND:  # draws its tokens and counts its bits as this one does
@@ -84,6 +86,7 @@ def cell(name: str, setting: Setting, bits: int, rank: int | None = None) -> Cel
         "method": method,
         "recipe": recipe or None,
         "rank": rank,
+        "training": training,
         "calibration": {
             "source": CALIBRATED,
             "samples": setting.samples,

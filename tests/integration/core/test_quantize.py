@@ -19,12 +19,14 @@ from transformers import AutoModelForCausalLM
 
 from apiq_core.adapters import ADAPTERS
 from apiq_core.budget.plan import Plan
+from apiq_core.calibration import draw_windows
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.methods import apiq_bw
 from apiq_core.quantize import quantize
 from apiq_core.report import Report
+from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import ARCHITECTURES, make_tiny
 
 SMALL = {
@@ -306,6 +308,36 @@ def test_artifact_has_the_promised_files_and_nothing_else(tiny: Path, tmp_path: 
     assert stored == source
 
 
+def test_nothing_is_left_of_an_earlier_run(tiny: Path, tmp_path: Path) -> None:
+    longer = make_tiny(tmp_path / "longer", layers=3)
+    quantize(longer, tmp_path / "out", small_config(method="loftq", rank=4))
+    config = small_config(method="rtn")
+    assert quantize(tiny, tmp_path / "out", config).bytes["adapter"] == 0
+    quantize(tiny, tmp_path / "alone", config)
+    again, alone = (
+        {file.relative_to(folder) for file in folder.rglob("*")}
+        for folder in (tmp_path / "out", tmp_path / "alone")
+    )
+    assert again == alone
+
+
+def test_rotary_tables_in_a_checkpoint_are_left_out(tiny: Path, tmp_path: Path) -> None:
+    """Checkpoints as old as Llama-2's hold them, in every block."""
+    model_dir = Path(shutil.copytree(tiny, tmp_path / "source"))
+    tensors = load_file(model_dir / "model.safetensors")
+    for index in range(2):
+        tensors[f"model.layers.{index}.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+    config = small_config(method="rtn")
+    found, wanted = (
+        quantize(model_dir, tmp_path / "out", config),
+        quantize(tiny, tmp_path / "a", config),
+    )
+    assert found.perplexity == wanted.perplexity
+    index_text = (tmp_path / "out/model/model.safetensors.index.json").read_text()
+    assert "up_proj" in index_text and "rotary" not in index_text
+
+
 def test_same_seed_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         quantize(tiny, tmp_path / name, small_config())
@@ -390,17 +422,42 @@ def test_text_of_a_file_is_used_and_out_of_domain_is_said(tiny: Path, tmp_path: 
     ("fields", "param"),
     [
         ({"calibration": {"samples": 8192, "length": 256}}, "calibration.samples"),
+        ({"calibration": {"held_out": 1024, "length": 512}}, "calibration.held_out"),
+        (
+            {"calibration": {"held_out": 1024, "length": 512}, "method": "rtn"},
+            "calibration.held_out",
+        ),
         ({"evaluation": {"samples": 1024, "length": 512}}, "evaluation.samples"),
     ],
 )
-def test_too_little_text_says_how_much_there_is(
+def test_too_little_text_says_what_there_is_enough_for(
     fields: dict[str, Any], param: str, tiny: Path, tmp_path: Path
 ) -> None:
+    config = small_config(**fields)
     with pytest.raises(UserError) as caught:
-        quantize(tiny, tmp_path / "out", small_config(**fields))
-    assert caught.value.code == "too_little_text" and caught.value.param == param
-    available = caught.value.legal["at_most"]
-    assert 0 < available < caught.value.value and str(available) in caught.value.message
+        quantize(tiny, tmp_path / "out", config)
+    part, name = param.split(".")
+    error = caught.value
+    assert (error.code, error.param) == ("too_little_text", param)
+    assert error.value == fields[part][name]
+    assert 0 < error.legal["at_most"] < error.value
+    tokenizer = load_tokenizer(tiny)
+    fewer = {name: error.legal["at_most"]} | ({"samples": 1} if name == "held_out" else {})
+    enough = small_config(**fields | {part: fields[part] | fewer})
+    if part == "calibration":
+        assert draw_windows(tokenizer, enough, {}).held_out.shape[0] == enough.calibration.held_out
+    else:
+        with pytest.raises(UserError) as caught:  # the same text is calibrated on
+            draw_windows(tokenizer, enough, {})
+        assert str(caught.value.param).startswith("calibration.")
+
+
+def test_a_text_that_is_not_there_is_named_by_who_asks_for_it(tiny: Path, tmp_path: Path) -> None:
+    for part in ("calibration", "evaluation"):
+        config = small_config(**{part: {"source": "wikitext2"}})
+        with pytest.raises(UserError) as caught:
+            quantize(tiny, tmp_path / "out", config)
+        assert (caught.value.code, caught.value.param) == ("text_not_available", f"{part}.source")
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

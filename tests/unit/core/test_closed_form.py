@@ -42,10 +42,11 @@ def test_low_rank_of_nothing_left_is_finite() -> None:
 
 
 @pytest.mark.parametrize("group_size", [32, 64, -1])
-def test_gptq_beats_rtn_on_the_layer_loss(group_size: int) -> None:
-    x = correlated(500, 256, seed=2)
+@pytest.mark.parametrize("width", [64, 192, 256])
+def test_gptq_beats_rtn_on_the_layer_loss(width: int, group_size: int) -> None:
+    x = correlated(500, width, seed=2)
     gram = damped_gram(x)
-    weight = torch.randn(48, 256, generator=torch.Generator().manual_seed(3))
+    weight = torch.randn(48, width, generator=torch.Generator().manual_seed(3))
     rounded = gptq(weight, inverse_factor(gram), 3, group_size).dequantize()
     nearest = round_to_nearest(weight, 3, group_size).dequantize()
 
