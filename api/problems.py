@@ -88,6 +88,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "budget_too_small": (422, "The budget holds no plan"),
     "illegal_recipe": (422, "The method has no such recipe"),
     "no_gradient_phase": (422, "The method trains nothing"),
+    "no_rounding": (422, "The method does not train the rounding"),
     "length_exceeds_context": (422, "The windows are longer than the model's context"),
     "too_little_text": (422, "The text is too short for the windows asked for"),
     "unknown_source": (422, "There is no such text"),

@@ -27,14 +27,14 @@ class Block:
     stream: Stream
     specs: Mapping[str, LayerSpec]  # how each linear layer is to be stored, by layer name
 
+    def linear_weight(self, name: str) -> Tensor:
+        """That of the linear layer `name` (O, I), in fp32."""
+        return self.teacher[f"{name}.weight"].float()
+
     @property
     def linear_weights(self) -> dict[str, Tensor]:
-        """The weights (O, I) that are quantized, by layer name, in fp32."""
-        return {
-            name: self.teacher[f"{name}.weight"].float()
-            for group in self.input_groups
-            for name in group
-        }
+        """Those that are quantized, by layer name; a copy where the block is not in fp32."""
+        return {name: self.linear_weight(name) for group in self.input_groups for name in group}
 
     def has_bias(self, name: str) -> bool:
         """Whether the linear layer `name` has one."""

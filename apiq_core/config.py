@@ -39,9 +39,6 @@ DATA_FREE: frozenset[Method] = frozenset({"rtn", "loftq", "qlora"})  # calibrate
 # their codes stand for the values of a table, not for steps of a uniform grid
 NORMAL_FLOAT: frozenset[Method] = frozenset({"qlora"})
 
-# those whose gradient phase trains any adapter; the others fit LoRA factors, or none
-ADAPTER_RECIPES: tuple[Recipe, ...] = ("fast", "best", "paper")
-
 GROUP_SIZES = (32, 64, 128)
 PER_CHANNEL = -1
 SOURCE_PATTERN = r"^(wikitext2|builtin|dataset:ds_[0-9a-f-]{32,36})$"

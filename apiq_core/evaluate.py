@@ -7,7 +7,6 @@ files that were written.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from apiq_core.adapters.lora import no_adapter
 from apiq_core.artifact import Artifact, without_adapter
 from apiq_core.block import QuantizedLayer, student_weights
 from apiq_core.checkpoint import Checkpoint
+from apiq_core.events import CheckStop
 from apiq_core.meter import Kind, Meter
 from apiq_core.quantizer import round_to_nearest
 from apiq_core.skeleton import LOGIT_TOKENS, Head, Skeleton, Weights, run_block
@@ -47,7 +47,7 @@ def evaluate(
     artifact: Artifact,
     tokens: Tensor,
     meter: Meter,
-    check_stop: Callable[[], None],
+    check_stop: CheckStop,
 ) -> Scores:
     """Score `tokens` (windows, length)."""
     hidden, calls = skeleton.embed(source, tokens)
@@ -85,7 +85,7 @@ def _score(
     streams: dict[str, Tensor],
     tokens: Tensor,
     meter: Meter,
-    check_stop: Callable[[], None],
+    check_stop: CheckStop,
 ) -> Scores:
     head = skeleton.head(source)
     negative_log_likelihood = dict.fromkeys(NETWORKS, 0.0)

@@ -11,7 +11,7 @@
 | `warning`  | `code`, `message`: the run goes on                                |
 
 Phases of quantizing are calibrating, planning (only for `bits_per_weight`), quantizing, polishing
-(only for recipe `best`), evaluating and packaging; those of finetuning preparing, training,
+(only with `polish_epochs`), evaluating and packaging; those of finetuning preparing, training,
 evaluating and packaging.
 
 Warnings are `diverged`, which the report repeats, and `checkpoint_discarded` with `block`, the

@@ -7,7 +7,6 @@ windows would give batches. Held-out windows judge every epoch, and each layer k
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +14,12 @@ import torch
 from apiq_core.block import Block, BlockResult, Layers, QuantizedLayer, student_weights
 from apiq_core.clipping_student import ClippedLinear
 from apiq_core.config import Training
+from apiq_core.events import CheckStop
 from apiq_core.gram_loss import GramLoss, input_sums
 
 
 def train_layers(
-    block: Block, training: Training, *, seed: int, check_stop: Callable[[], None]
+    block: Block, training: Training, *, seed: int, check_stop: CheckStop
 ) -> BlockResult:
     """Layer after layer; the losses reported are sums over the layers.
 
@@ -73,7 +73,7 @@ def train_layer(
     held_out_loss_of: GramLoss,
     training: Training,
     steps: int,
-    check_stop: Callable[[], None],
+    check_stop: CheckStop,
 ) -> Course:
     """Train one layer for `training.epochs` of so many `steps`."""
     parameters = [

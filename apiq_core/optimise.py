@@ -15,6 +15,7 @@ from torch import Tensor
 
 from apiq_core.block import Block, BlockResult, Layers, replace_weights
 from apiq_core.config import Training
+from apiq_core.events import CheckStop
 
 WARMUP_FRACTION = 0.1
 
@@ -34,7 +35,9 @@ class Student(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Objective:
+    """What a gradient phase minimises, and in which order and pace."""
+
     same_input: bool  # add the term || F(W, Xq) - F(Q, A, B, Xq) ||, the public code's aug_loss
     shuffle: bool
     cosine: bool  # warmup, then cosine to zero; else a constant learning rate
@@ -54,10 +57,10 @@ def train_block(
     block: Block,
     student: Student,
     training: Training,
-    recipe: Recipe,
+    objective: Objective,
     *,
     seed: int,
-    check_stop: Callable[[], None],
+    check_stop: CheckStop,
 ) -> BlockResult:
     """Train `student` to keep the block's output; needs `block.stream.y`.
 
@@ -72,26 +75,26 @@ def train_block(
     optimizer = torch.optim.AdamW(parameters, weight_decay=training.weight_decay or 0, fused=True)
     batches = list(block.stream.batches("train", batch_size))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, warmup_cosine(epochs * len(batches)) if recipe.cosine else constant
+        optimizer, warmup_cosine(epochs * len(batches)) if objective.cosine else constant
     )
     generator = torch.Generator().manual_seed(seed)
     best = BlockResult(student.result())
-    _judge(best, block, student, recipe)
+    _judge(best, block, student, objective)
     for _ in range(epochs):
         order = torch.arange(block.stream.train_count)
-        if recipe.shuffle:
+        if objective.shuffle:
             order = order[torch.randperm(len(order), generator=generator)]
         total = torch.zeros((), device=block.stream.device)
         for batch in batches:
             check_stop()
-            loss = _loss(block, student, recipe, order[batch])
+            loss = _loss(block, student, objective, order[batch])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             total += loss.detach()
         best.train_loss.append(float(total) / len(batches))
-        _judge(best, block, student, recipe)
+        _judge(best, block, student, objective)
         if not math.isfinite(best.train_loss[-1] + best.held_out_loss[-1]):
             best.warning = (
                 f"the loss of block {block.index} was not finite in epoch {len(best.train_loss)}; "
@@ -120,15 +123,15 @@ def warmup_cosine(steps: int) -> Callable[[int], float]:
     return factor
 
 
-def _loss(block: Block, student: Student, recipe: Recipe, members: Tensor) -> Tensor:
+def _loss(block: Block, student: Student, objective: Objective, members: Tensor) -> Tensor:
     stream = block.stream
     xq = stream.load(stream.xq[members])
     out = _forward(block, student, xq)
-    loss = recipe.distance(out, stream.load(stream.y[members]).float())
-    if recipe.same_input:
+    loss = objective.distance(out, stream.load(stream.y[members]).float())
+    if objective.same_input:
         with torch.no_grad():
             target = block.run(block.teacher, xq).float()
-        loss = loss + recipe.distance(out, target)
+        loss = loss + objective.distance(out, target)
     return loss
 
 
@@ -139,14 +142,14 @@ def _forward(block: Block, student: Student, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _judge(result: BlockResult, block: Block, student: Student, recipe: Recipe) -> None:
-    """Note the distance of Fq(Xq) to F(X) on the held-out windows, by the recipe and relative."""
+def _judge(result: BlockResult, block: Block, student: Student, objective: Objective) -> None:
+    """Note the distance of Fq(Xq) to F(X) on held-out windows: the objective's and relative."""
     stream = block.stream
     total = wrong = right = 0.0
     for batch in stream.batches("held_out"):
         out = _forward(block, student, stream.load(stream.xq[batch]))
         target = stream.load(stream.y[batch]).float()
-        total += float(recipe.distance(out, target)) * len(out)
+        total += float(objective.distance(out, target)) * len(out)
         wrong += float((out - target).square().sum())
         right += float(target.square().sum())
     result.held_out_loss.append(total / (len(stream.x) - stream.train_count))

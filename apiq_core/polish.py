@@ -10,7 +10,6 @@ each; then backward from the last block to the first, each run once more with gr
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from pydantic import BaseModel
@@ -23,6 +22,7 @@ from apiq_core.checkpoint import Checkpoint
 from apiq_core.config import QuantizeConfig
 from apiq_core.device import return_freed_memory
 from apiq_core.evaluate import NETWORKS
+from apiq_core.events import CheckStop
 from apiq_core.inspect import ModelFacts
 from apiq_core.meter import Meter
 from apiq_core.optimise import relative_distance, warmup_cosine
@@ -63,7 +63,7 @@ def polish(
     stream: Stream,
     config: QuantizeConfig,
     meter: Meter,
-    check_stop: Callable[[], None],
+    check_stop: CheckStop,
 ) -> Polished:
     """Train what `artifact` holds and write the best state on held-out windows back to it.
 
@@ -141,9 +141,10 @@ class _Network:
             name: layer.result(stored[name].integers) for name, layer in self.blocks[index].items()
         }
 
-    def step(self, members: Tensor, check_stop: Callable[[], None]) -> Tensor:
+    def step(self, members: Tensor, check_stop: CheckStop) -> Tensor:
         """Add the gradients of a batch of windows to the parameters; returns the loss."""
-        inputs, out = self._forward(members, check_stop)
+        inputs: list[Tensor] = []
+        out = self._forward(members, check_stop, inputs)
         loss, gradient = self._loss(out, members, with_gradient=True)
         for index in reversed(range(len(self.blocks))):
             check_stop()
@@ -154,27 +155,27 @@ class _Network:
             gradient = hidden.grad
         return loss
 
-    def held_out_loss(self, check_stop: Callable[[], None]) -> float:
+    def held_out_loss(self, check_stop: CheckStop) -> float:
         total = 0.0
         for batch in self._stream.batches("held_out"):
             members = torch.arange(batch.start, batch.stop)
-            _, out = self._forward(members, check_stop)
+            out = self._forward(members, check_stop)
             loss, _ = self._loss(out, members, with_gradient=False)
             total += float(loss) * len(members)
         return total / (len(self._hidden) - self._stream.train_count)
 
     def _forward(
-        self, members: Tensor, check_stop: Callable[[], None]
-    ) -> tuple[list[Tensor], Tensor]:
-        """The input of every block and the output of the last."""
-        inputs = []
+        self, members: Tensor, check_stop: CheckStop, inputs: list[Tensor] | None = None
+    ) -> Tensor:
+        """The output of the last block; the input of every block is added to `inputs`."""
         hidden = self._stream.load(self._hidden[members])
         with torch.no_grad():
             for index in range(len(self.blocks)):
                 check_stop()
-                inputs.append(hidden)
+                if inputs is not None:
+                    inputs.append(hidden)
                 hidden = self._run(index, hidden)
-        return inputs, hidden
+        return hidden
 
     def _run(self, index: int, hidden: Tensor) -> Tensor:
         stored = self._artifact.read_block(index)

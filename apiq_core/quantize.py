@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from apiq_core.artifact import Artifact
-from apiq_core.block import Block, student_weights
+from apiq_core.block import Block, BlockResult, student_weights
 from apiq_core.budget.plan import plan_from_text, plan_to_text, uniform_plan
 from apiq_core.budget.planning import make_plan
 from apiq_core.calibration import draw_windows
@@ -20,7 +20,7 @@ from apiq_core.config import QuantizeConfig
 from apiq_core.device import compute_dtype, matmul_dtype, pick_device, return_freed_memory
 from apiq_core.errors import Stopped
 from apiq_core.evaluate import evaluate, part_count, try_out
-from apiq_core.events import OnEvent, ShouldStop
+from apiq_core.events import CheckStop, OnEvent, ShouldStop
 from apiq_core.identity import identify
 from apiq_core.inspect import inspect_model
 from apiq_core.layer_errors import layer_errors
@@ -78,8 +78,8 @@ def quantize(
             identity = identify(model_dir, windows, config, skeleton)
             hidden, calls = skeleton.embed(source, tokens)
             stream = Stream.start(hidden, len(windows.train), target)
-            exact = Skeleton(model_dir, target, compute_dtype(target))
-            guessed_s = try_out(exact, source, windows.evaluation) if scored else {}
+            scoring = Skeleton(model_dir, target, compute_dtype(target))  # never in bf16 products
+            guessed_s = try_out(scoring, source, windows.evaluation) if scored else {}
             if scored:
                 guessed_s["polish"] = guess_step_s(config, facts, guessed_s["evaluate"])
 
@@ -111,20 +111,17 @@ def quantize(
                 teacher = skeleton.load_block(source, index)
                 stream.teach(module, teacher, calls[index])
                 is_new = index >= len(earlier)
-                if not is_new:
-                    figures = earlier[index]
-                else:
+                if is_new:
                     first_window = stream.load(stream.x[:1])
                     groups = input_groups(module, teacher, first_window, calls[index])
                     block = Block(index, module, teacher, calls[index], groups, stream, plan[index])
-                    result = METHODS[config.method](block, config, check_stop)
-                    figures = BlockReport.of(block, layer_errors(block, result), result)
-                    figures.seconds = meter.lap_s()
-                    figures.held_out_seconds = [meter.lap_s(at_s) for at_s in result.held_out_at_s]
+                    figures, result = quantize_block(block, config, meter, check_stop)
                     metadata = to_metadata(figures, identity)
                     artifact.write_block(index, teacher, source, result, metadata)
-                student = student_weights(artifact.read_rest(index), artifact.read_block(index))
-                figures.error = stream.advance(module, student, calls[index])
+                else:
+                    figures = earlier[index]
+                written = student_weights(artifact.read_rest(index), artifact.read_block(index))
+                figures.error = stream.advance(module, written, calls[index])
                 report.blocks.append(figures)
                 return_freed_memory()
                 if is_new:
@@ -140,8 +137,8 @@ def quantize(
 
         if scored:
             with meter.phase("evaluating"):
-                tokens = windows.evaluation
-                report.add_scores(evaluate(exact, source, artifact, tokens, meter, check_stop))
+                scores = evaluate(scoring, source, artifact, windows.evaluation, meter, check_stop)
+                report.add_scores(scores)
 
         with meter.phase("packaging"):
             artifact.finish(model_dir, source)
@@ -151,3 +148,14 @@ def quantize(
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
     write_text(out_dir / "README.md", model_card(report.model_dump(mode="json")))
     return report
+
+
+def quantize_block(
+    block: Block, config: QuantizeConfig, meter: Meter, check_stop: CheckStop
+) -> tuple[BlockReport, BlockResult]:
+    """Quantize one block by the method of the config, and say how that went."""
+    result = METHODS[config.method](block, config, check_stop)
+    figures = BlockReport.of(block, layer_errors(block, result), result)
+    figures.seconds = meter.lap_s()
+    figures.held_out_seconds = [meter.lap_s(at_s) for at_s in result.held_out_at_s]
+    return figures, result

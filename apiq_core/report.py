@@ -47,7 +47,7 @@ class BlockReport(BaseModel):
 
     @classmethod
     def of(cls, block: Block, errors: dict[str, LayerError], result: BlockResult) -> Self:
-        """Error and seconds are known later, when the block as it was written has been run."""
+        """What is known before the block is written: its error and its times are added later."""
         shapes = {name: weight.shape for name, weight in block.linear_weights.items()}
         return cls(
             index=block.index,

@@ -6,7 +6,6 @@ Torch-free like `apiq_core.inspect`: the service does this before it accepts a j
 from apiq_core.budget.plan import MIXED_ZERO_POINT_BITS, bits_per_weight
 from apiq_core.config import (
     ADAPTER_NEEDED,
-    ADAPTER_RECIPES,
     GROUP_SIZES,
     NORMAL_FLOAT,
     PER_CHANNEL,
@@ -30,6 +29,9 @@ MAX_DEFAULT_RANK = 64
 DEFAULT_ADAPTER_BITS = 0.4  # per quantized weight
 NORMAL_FLOAT_BITS = (2, 3, 4)
 
+# of a gradient phase, or the method that is one: these round to nearest in every step
+CLIPPING_RECIPES = ("paper", "omniquant")
+
 # those that give each layer a width and a rank of its own
 BUDGET_METHODS = ("apiq-bw", "apiq-lw")
 BUDGET_ADAPTERS = ("lora",)
@@ -41,7 +43,7 @@ def resolve(config: QuantizeConfig, facts: ModelFacts) -> QuantizeConfig:
     Raises `UserError` naming the field, where the config does not fit the model.
     """
     recipe = _resolve_recipe(config)
-    _check_adapter(config, recipe)
+    _check_adapter(config)
     _check_method_of_budget(config)
     group_size = _resolve_group_size(config, facts)
     _check_budget(config, group_size, facts)
@@ -75,16 +77,13 @@ def _resolve_recipe(config: QuantizeConfig) -> Recipe | None:
     return config.recipe
 
 
-def _check_adapter(config: QuantizeConfig, recipe: Recipe | None) -> None:
-    trains_any = config.method == "apiq-bw" and recipe in ADAPTER_RECIPES
-    if config.adapter == "lora" or trains_any:
+def _check_adapter(config: QuantizeConfig) -> None:
+    if config.adapter == "lora" or config.method == "apiq-bw":
         return
     raise UserError(
         "illegal_adapter",
-        f"adapter {config.adapter} is trained, which needs method apiq-bw with recipe "
-        f"fast, best or paper, not method {config.method}"
-        + (f" with recipe {recipe}" if recipe else "")
-        + "; legal here: lora",
+        f"adapter {config.adapter} is trained, which needs method apiq-bw, not {config.method}; "
+        "legal here: lora",
         param="adapter",
         value=config.adapter,
         legal=["lora"],
@@ -274,9 +273,10 @@ def _resolve_training(config: QuantizeConfig, recipe: str) -> Training:
     if recipe not in TRAINING_DEFAULTS:
         if given:
             name = next(iter(given))
+            what = f"method {config.method}" + (f" with recipe {recipe}" if config.recipe else "")
             raise UserError(
                 "no_gradient_phase",
-                f"method {config.method} trains nothing; leave out training.{name}",
+                f"{what} trains nothing; leave out training.{name}",
                 param=f"training.{name}",
                 value=given[name],
             )
@@ -287,6 +287,13 @@ def _resolve_training(config: QuantizeConfig, recipe: str) -> Training:
             f"method {config.method} has no adapter; leave out training.lr_adapter",
             param="training.lr_adapter",
             value=given["lr_adapter"],
+        )
+    if recipe in CLIPPING_RECIPES and given.get("lr_rounding"):
+        raise UserError(
+            "no_rounding",
+            f"{recipe} trains the clipping, not the rounding; leave out training.lr_rounding",
+            param="training.lr_rounding",
+            value=given["lr_rounding"],
         )
     return TRAINING_DEFAULTS[recipe].model_copy(update=given)
 

@@ -1,4 +1,4 @@
-"""What `recipe: best` trains in a block: the rounding and zero points too, not only the scales.
+"""What `lr_rounding` trains in a block (`recipe: best`): rounding and zero points too.
 
 A weight is a real number u of quantizer steps, rounded anew in every step with a straight-through
 estimator (as EfficientQAT trains W, arXiv 2407.11062). u starts at the warm start's code itself,

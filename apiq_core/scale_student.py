@@ -1,4 +1,4 @@
-"""What `recipe: fast` trains: scales and adapters around codes that stay as they were rounded.
+"""What is trained without `lr_rounding` (`recipe: fast`): scales and adapters around fixed codes.
 
 GPTQ's rounding is worth more than RTN's; rounding again in every step would lose it. With the
 integers fixed Q = s (q - z) is smooth in s, so nothing needs a straight-through estimator.

@@ -6,7 +6,7 @@ then alternate between a better Q for W' - B A and the B A for it (docs/explanat
 comes later sees the inputs that the layers before it, already quantized, really give.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from apiq_core.adapters.lora import LowRank
 from apiq_core.block import Block, Layers, QuantizedLayer, student_weights
 from apiq_core.config import LayerSpec
 from apiq_core.device import return_freed_memory
+from apiq_core.events import CheckStop
 from apiq_core.gptq import gptq, inverse_factor
 from apiq_core.gram import Grams, accumulate
 from apiq_core.lowrank import exact_low_rank
@@ -27,14 +28,14 @@ TARGET_STRENGTH = 0.5
 REFINEMENTS = 2  # rounds over codes and scales, each followed by the exact low rank
 
 
-def closed_form(block: Block, check_stop: Callable[[], None]) -> Layers:
+def closed_form(block: Block, check_stop: CheckStop) -> Layers:
     """Quantize the block's layers and fit their adapters; the result is what will be stored."""
     layers: Layers = {}
     student = dict(block.teacher)
     for names in block.input_groups:
         check_stop()
         grams = accumulate(block, student, names[0])
-        weights = {name: block.linear_weights[name] for name in names}
+        weights = {name: block.linear_weight(name) for name in names}
         layers |= quantize_layers(weights, grams, block.specs)
         student = student_weights(block.teacher, layers)
         del grams, weights

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from apiq_core.block import Block, BlockResult
 from apiq_core.config import Method, QuantizeConfig
+from apiq_core.events import CheckStop
 from apiq_core.methods import (
     apiq_bw,
     apiq_lw,
@@ -16,7 +17,7 @@ from apiq_core.methods import (
     rtn,
 )
 
-QuantizeBlock = Callable[[Block, QuantizeConfig, Callable[[], None]], BlockResult]
+QuantizeBlock = Callable[[Block, QuantizeConfig, CheckStop], BlockResult]
 
 METHODS: dict[Method, QuantizeBlock] = {
     "apiq-bw": apiq_bw.quantize_block,

@@ -3,17 +3,14 @@
 `closed-form` solves it without a gradient step; `paper` trains clipping and adapter as published.
 """
 
-from collections.abc import Callable
-
 from apiq_core.block import Block, BlockResult
 from apiq_core.config import QuantizeConfig
+from apiq_core.events import CheckStop
 from apiq_core.layerwise import train_layers
 from apiq_core.warm_start import closed_form
 
 
-def quantize_block(
-    block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
-) -> BlockResult:
+def quantize_block(block: Block, config: QuantizeConfig, check_stop: CheckStop) -> BlockResult:
     if config.recipe == "paper":
         seed = config.seed + block.index
         return train_layers(block, config.training, seed=seed, check_stop=check_stop)

@@ -7,7 +7,6 @@ compared a layer at a time, through H = Xq^T Xq of the full-precision block on i
 the authors' code compares those of attention and MLP as a whole.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import Block, BlockResult, Layers, QuantizedLayer
 from apiq_core.config import LayerSpec, QuantizeConfig
+from apiq_core.events import CheckStop
 from apiq_core.quantizer import round_to_nearest, to_groups
 from apiq_core.rescaling import divide, producers
 from apiq_core.skeleton import layer_inputs
@@ -26,9 +26,7 @@ CLIP_RATIOS = tuple(1 - step / 20 for step in range(10))
 NOT_CLIPPED = ("self_attn.q_proj", "self_attn.k_proj")
 
 
-def quantize_block(
-    block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
-) -> BlockResult:
+def quantize_block(block: Block, config: QuantizeConfig, check_stop: CheckStop) -> BlockResult:
     weights = dict(block.teacher)
     inputs = input_statistics(block)
     producer_of = producers(block)

@@ -4,20 +4,17 @@ The target is W and H is that of the layer's own input, behind what is quantized
 closed form rounds in the same way but moves the target to what X asks for.
 """
 
-from collections.abc import Callable
-
 from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import Block, BlockResult, Layers, QuantizedLayer, student_weights
 from apiq_core.config import QuantizeConfig
+from apiq_core.events import CheckStop
 from apiq_core.gptq import gptq, inverse_factor
 from apiq_core.gram import own_gram
 
 DAMPING = 0.01  # of the published code
 
 
-def quantize_block(
-    block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
-) -> BlockResult:
+def quantize_block(block: Block, config: QuantizeConfig, check_stop: CheckStop) -> BlockResult:
     layers: Layers = {}
     weights = block.linear_weights
     for names in block.input_groups:

@@ -3,22 +3,19 @@
 argmin ||W - Q - B A||: alternate rounding W - B A (here plain RTN) and the SVD of W - Q.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from apiq_core.adapters.lora import LowRank, no_adapter
 from apiq_core.block import Block, BlockResult, QuantizedLayer
 from apiq_core.config import LayerSpec, QuantizeConfig
+from apiq_core.events import CheckStop
 from apiq_core.quantizer import round_to_nearest
 
 ALTERNATIONS = 5  # T of its algorithm 1
 
 
-def quantize_block(
-    block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
-) -> BlockResult:
+def quantize_block(block: Block, config: QuantizeConfig, check_stop: CheckStop) -> BlockResult:
     layers = {}
     for name, weight in block.linear_weights.items():
         check_stop()

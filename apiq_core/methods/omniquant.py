@@ -5,17 +5,14 @@ paper's section 4.1. Its equivalent transformations are for quantized activation
 as in its own weight-only runs on Llama.
 """
 
-from collections.abc import Callable
-
 from apiq_core.block import Block, BlockResult
 from apiq_core.clipping_student import ClippingStudent
 from apiq_core.config import QuantizeConfig
+from apiq_core.events import CheckStop
 from apiq_core.methods.apiq_bw import PAPER
 from apiq_core.optimise import train_block
 
 
-def quantize_block(
-    block: Block, config: QuantizeConfig, check_stop: Callable[[], None]
-) -> BlockResult:
+def quantize_block(block: Block, config: QuantizeConfig, check_stop: CheckStop) -> BlockResult:
     student, seed = ClippingStudent(block), config.seed + block.index
     return train_block(block, student, config.training, PAPER, seed=seed, check_stop=check_stop)

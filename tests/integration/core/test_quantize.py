@@ -18,12 +18,14 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from apiq_core.adapters import ADAPTERS
+from apiq_core.block import Block, BlockResult
 from apiq_core.budget.plan import Plan
 from apiq_core.calibration import draw_windows
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.methods import apiq_bw
+from apiq_core.optimise import Student, train_block
 from apiq_core.quantize import quantize
 from apiq_core.report import Report
 from apiq_core.tokenizer import load_tokenizer
@@ -518,3 +520,19 @@ def test_the_command_line_runs_without_any_service(tiny: Path, tmp_path: Path) -
     bad = subprocess.run([*command[:-1], "5"], capture_output=True, text=True, timeout=120)
     assert bad.returncode == 2 and "bits" in bad.stderr and "5" in bad.stderr
     shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("lr_rounding", "trained"), [(0.0, False), (0.03, True)])
+def test_rounding_is_trained_where_it_has_a_learning_rate(
+    lr_rounding: float, trained: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = set()
+
+    def count(block: Block, student: Student, *args: Any, **kwargs: Any) -> BlockResult:
+        counts.add(len(student.rounding_parameters))
+        return train_block(block, student, *args, **kwargs)
+
+    monkeypatch.setattr(apiq_bw, "train_block", count)
+    config = small_config(recipe="fast", training={"epochs": 1, "lr_rounding": lr_rounding})
+    quantize(tiny, tmp_path / "out", config)
+    assert [bool(n) for n in counts] == [trained]

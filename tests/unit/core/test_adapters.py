@@ -117,8 +117,12 @@ FACTS = ModelFacts(
 @pytest.mark.parametrize(
     ("fields", "code", "said"),
     [
-        ({"adapter": "dora", "method": "apiq-lw"}, "illegal_adapter", "recipe fast, best or paper"),
-        ({"adapter": "ia3", "method": "rtn"}, "illegal_adapter", "method rtn; legal here: lora"),
+        (
+            {"adapter": "dora", "method": "apiq-lw"},
+            "illegal_adapter",
+            "method apiq-bw, not apiq-lw",
+        ),
+        ({"adapter": "ia3", "method": "rtn"}, "illegal_adapter", "not rtn; legal here: lora"),
         ({"adapter": "ia3", "rank": 4}, "illegal_rank", "ia3 has no rank"),
         ({"adapter": "dora", "rank": 0}, "illegal_rank", "rank of 1 or more"),
     ],

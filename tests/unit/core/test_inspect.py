@@ -196,6 +196,8 @@ def test_layer_that_three_bits_cannot_pack() -> None:
         ({"method": "qlora", "formats": ["compressed-tensors"]}, "formats"),
         ({"method": "gptq", "training": {"epochs": 3}}, "training.epochs"),
         ({"method": "omniquant", "training": {"lr_adapter": 1e-3}}, "training.lr_adapter"),
+        ({"method": "omniquant", "training": {"lr_rounding": 1e-3}}, "training.lr_rounding"),
+        ({"recipe": "paper", "training": {"lr_rounding": 1e-3}}, "training.lr_rounding"),
         ({"method": "rtn", "recipe": "fast"}, "recipe"),
         ({"method": "rtn", "rank": 8}, "rank"),
         ({"method": "apiq-lw", "training": {"epochs": 3}}, "training.epochs"),
