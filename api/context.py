@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from api.jobs.watch import Watcher
 from api.together import Together
+from api.turns import Turns
 from jobs import intake, keys, repository
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
@@ -30,6 +31,10 @@ class Context:
     @cached_property
     def bell(self) -> Bell:
         return Bell(self.settings)
+
+    @cached_property
+    def turns(self) -> Turns:
+        return Turns()
 
     @cached_property
     def watcher(self) -> Watcher:

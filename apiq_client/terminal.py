@@ -1,21 +1,47 @@
 """How the command line speaks: tables, JSON, one progress bar, one red line for an error."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.segment import Segment
 from rich.text import Text
 
 from apiq_client.errors import ApiqError, ProblemError
 from apiq_client.records import Job, Preview, Row, Token, TokenCounts
 
-out = Console(soft_wrap=True, markup=False, highlight=False)
-err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 and C1 but tab and newline, and DEL
+
+
+def printable(text: str) -> str:
+    """Text of strangers for a terminal, which would obey it: control characters as U+FFFD."""
+    return CONTROLS.sub("\ufffd", text)
+
+
+class Screen(Console):
+    """A console that only its own styles and bars control, not what it prints."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+out = Screen()
+err = Screen(stderr=True)
 
 
 def print_error(error: ApiqError) -> None:
@@ -127,7 +153,7 @@ def show_progress(jobs: Iterable[Job]) -> Job:
     if not err.is_terminal:
         return _plain_progress(jobs)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         _EtaColumn(),

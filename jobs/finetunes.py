@@ -62,8 +62,7 @@ def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) 
     if request.validation is not None:
         wanted["validation"] = request.validation
     kinds: dict[str, str] = {}
-    # in one order whoever asks, so that no two transactions wait for each other
-    for param, dataset_id in sorted(wanted.items(), key=lambda item: item[1]):
+    for param, dataset_id in wanted.items():
         try:
             kinds[param] = datasets.lock(connection, dataset_id, owner).kind
         except DatasetNotFound:

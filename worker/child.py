@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from apiq_core.errors import Stopped
 from apiq_core.events import Event
-from jobs import models, texts
+from jobs import finetunes, models, texts
 from jobs.artifacts import open_store
 from jobs.requests import FinetuneRequest, QuantizeRequest
 from jobs.settings import Settings
@@ -58,6 +58,7 @@ def quantize_job(link: Link) -> dict[str, Any]:
     return {"metrics": report.headline(), "text_sha256": fingerprints(found)}
 
 
+@finetunes.naming_base()
 def finetune_job(link: Link) -> dict[str, Any]:
     """Bring base and dataset here, then let the core work."""
     spec = link.spec

@@ -13,6 +13,7 @@ from jobs.database import Database
 from jobs.job import Job
 from jobs.rows import NewEvent
 from worker.logs import redact_all
+from worker.plain import plain
 from worker.wire import Message
 
 FLUSH_INTERVAL_S = 1.0
@@ -38,7 +39,7 @@ class Journal:
 
     def take(self, messages: Sequence[Message]) -> None:
         for said in messages:
-            message = redact_all(said, *self.secrets)
+            message = plain(redact_all(said, *self.secrets))
             kind = said["kind"]
             if kind == "result":
                 self.result = message["data"]

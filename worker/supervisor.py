@@ -28,6 +28,7 @@ from worker.context import Worker
 from worker.heart import Heart
 from worker.journal import Journal
 from worker.logs import MAX_LINE_CHARACTERS, ChildLog, redact
+from worker.plain import plain
 from worker.process import Child
 from worker.publish import discard, upload
 from worker.wire import (
@@ -185,7 +186,8 @@ class _Attempt:
         return lambda c: leases.publish(c, self.job.id, self.job.attempt, files, metrics)
 
     def _lose(self, error: dict[str, Any]) -> End:
-        return lambda c: leases.lose(c, self.job, error, self.worker.settings)
+        told = plain(error)  # it may quote what the child printed
+        return lambda c: leases.lose(c, self.job, told, self.worker.settings)
 
     def _cancelled(self, connection: Connection) -> Job:
         return leases.cancelled(connection, self.job.id, self.job.attempt)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller, JobsReader, JobsWriter
-from api.context import Ctx
+from api.context import Context, Ctx
 from api.datasets.body import (
     JSON,
     MAX_NAME_CHARACTERS,
@@ -20,11 +20,12 @@ from api.datasets.views import DatasetList, DatasetView, Preview, RowView, Token
 from api.ids import DatasetId
 from api.problems import ApiError, keyed
 from apiq_core.errors import ApiQError
+from apiq_core.finetune.rows import Row
 from jobs import datasets
 from jobs.datasets import Dataset, from_hub
 from jobs.datasets.hub_splits import HubDataset
 from jobs.datasets.previews import preview
-from jobs.datasets.token_previews import token_preview
+from jobs.datasets.token_previews import TokenPreview, token_preview
 from jobs.datasets.upload import Upload
 from jobs.requests import Base
 
@@ -78,7 +79,8 @@ async def upload_dataset(
     with Upload(context.settings, context.settings.max_dataset_bytes) as upload:
         if media_type_of(request) == JSON:
             asked = await read_hub_dataset(request)
-            dataset = await run_in_threadpool(_fetch, context, caller, upload, name, asked)
+            async with context.turns:
+                dataset = await run_in_threadpool(_fetch, context, caller, upload, name, asked)
         else:
             file_name = await receive(request, upload)
             dataset = await run_in_threadpool(_store, context, caller, upload, name or file_name)
@@ -155,7 +157,7 @@ def get_dataset(dataset_id: DatasetId, context: Ctx, caller: JobsReader) -> Data
         "not_ready",
     ),
 )
-def preview_dataset(
+async def preview_dataset(
     dataset_id: DatasetId,
     context: Ctx,
     caller: JobsReader,
@@ -169,25 +171,34 @@ def preview_dataset(
 ) -> Preview:
     """Its first rows as training reads them, and what of them is learned. With `base` in the
     tokens of that model, and how many of them there are."""
-    with context.database.read() as connection:
-        dataset = datasets.get(connection, dataset_id, caller.sees)
-    rows = preview(context.store, dataset)
+    dataset, rows = await run_in_threadpool(_read, context, caller, dataset_id)
     if base is None:
         return Preview(rows=[RowView.of(row) for row in rows])
-    try:
-        found = token_preview(
-            dataset, base, caller.sees, context.database, context.store, context.settings
-        )
-    except ApiQError as error:
-        raise ApiError(
-            error.code, error.message, pointer="?base", value=error.value, legal=error.legal
-        ) from None
+    async with context.turns:
+        found = await run_in_threadpool(_read_as, context, caller, dataset, base)
     return Preview(
         rows=[RowView.of(row, read) for row, read in zip(rows, found.rows, strict=True)],
         counts=TokenCountsView(
             **found.counts, counted_bytes=found.counted_bytes, is_partial=found.is_partial
         ),
     )
+
+
+def _read(context: Context, caller: Caller, dataset_id: str) -> tuple[Dataset, list[Row]]:
+    with context.database.read() as connection:
+        dataset = datasets.get(connection, dataset_id, caller.sees)
+    return dataset, preview(context.store, dataset)
+
+
+def _read_as(context: Context, caller: Caller, dataset: Dataset, base: str) -> TokenPreview:
+    try:
+        return token_preview(
+            dataset, base, caller.sees, context.database, context.store, context.settings
+        )
+    except ApiQError as error:
+        raise ApiError(
+            error.code, error.message, pointer="?base", value=error.value, legal=error.legal
+        ) from None
 
 
 @router.delete(

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from json import dumps
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from apiq_client.commands.submit import HubTokenFromEnv, hub_token, parse_labels
 from apiq_client.records import Job
 from apiq_client.sdk import Client
-from apiq_client.terminal import out, print_json, print_table
+from apiq_client.terminal import out, print_json, print_table, printable
 
 app = typer.Typer(name="jobs", help="List, show, cancel, retry, delete.", no_args_is_help=True)
 
@@ -111,10 +112,11 @@ def events(
     with Client() as client:
         for event in client.events(job_id, after=after, follow=follow):
             if json:
-                line = event.model_dump_json()
+                line = dumps(event.model_dump(mode="json"))  # in ASCII
             else:
                 data = " ".join(f"{key}={value}" for key, value in event.data.items())
-                line = f"{event.seq:>4}  {event.at:%H:%M:%S}  {event.type:10}  {data}".rstrip()
+                told = f"{event.seq:>4}  {event.at:%H:%M:%S}  {event.type:10}  {data}"
+                line = printable(told.rstrip())
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
@@ -123,9 +125,10 @@ def logs(
     job_id: JobId,
     tail: Annotated[int | None, typer.Option(min=1, help="Only the last so many lines.")] = None,
 ) -> None:
-    """What the process of a job printed."""
+    """What the process of a job printed; on a terminal without control characters."""
     with Client() as client:
-        sys.stdout.write(client.logs(job_id, tail=tail))
+        text = client.logs(job_id, tail=tail)
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
 
 
 def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

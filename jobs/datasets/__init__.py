@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select, update
 
@@ -65,12 +65,12 @@ def abandon(connection: Connection, dataset: Dataset) -> None:
 
 def get(connection: Connection, dataset_id: str, owner: str | None = None) -> Dataset:
     """Raises `DatasetNotFound`. `owner`: None for everybody's, here and below."""
-    return _one(connection, dataset_id, owner, lock=False)
+    return _one(connection, dataset_id, owner)
 
 
 def lock(connection: Connection, dataset_id: str, owner: str | None = None) -> Dataset:
-    """As `get`, and nobody deletes it before this transaction ends."""
-    return _one(connection, dataset_id, owner, lock=True)
+    """As `get`, and nobody deletes it before this transaction ends. Others may lock it too."""
+    return _one(connection, dataset_id, owner, "shared")
 
 
 def list_all(connection: Connection, owner: str | None = None, limit: int = 1000) -> list[Dataset]:
@@ -84,7 +84,7 @@ def delete(connection: Connection, dataset_id: str, owner: str | None = None) ->
 
     Raises `DatasetInUse` while a job that has not ended reads it.
     """
-    _one(connection, dataset_id, owner, lock=True)
+    _one(connection, dataset_id, owner, "alone")  # waits for those who are accepting such a job
     jobs, source = schema.jobs, f"{DATASET}{dataset_id}"
     query = (
         select(jobs.c.id)
@@ -116,10 +116,15 @@ def _visible(owner: str | None) -> tuple[ColumnElement[bool], ...]:
     return visible if owner is None else (*visible, _datasets.c.owner == owner)
 
 
-def _one(connection: Connection, dataset_id: str, owner: str | None, *, lock: bool) -> Dataset:
+def _one(
+    connection: Connection,
+    dataset_id: str,
+    owner: str | None,
+    lock: Literal["shared", "alone"] | None = None,
+) -> Dataset:
     query = select(_datasets).where(_datasets.c.id == dataset_id, *_visible(owner))
-    if lock:
-        query = query.with_for_update()  # SQLite ignores it: its transaction locks the file
+    if lock is not None:  # SQLite ignores it: its transaction locks the file
+        query = query.with_for_update(read=lock == "shared")
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise DatasetNotFound(f"there is no dataset {dataset_id}")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from jobs.datasets.limited_process import command, environment, last_words, turn
+from jobs.datasets.limited_process import command, environment, last_words
 
 CHUNK_BYTES = 2**20
 
@@ -16,9 +16,9 @@ class UnreadableParquet(ValueError):
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """Chunks of JSON lines, one a row. Raises `UnreadableParquet`, or as `turn`."""
+    """Chunks of JSON lines, one a row. Raises `UnreadableParquet`."""
     said = path.with_suffix(".stderr")
-    with turn(), said.open("wb") as stderr:
+    with said.open("wb") as stderr:
         process = subprocess.Popen(
             command("jobs.datasets.parquet_process", str(path)),
             stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ from apiq_core.errors import UserError
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
 from jobs.datasets import Dataset, tokenizers
-from jobs.datasets.limited_process import command, environment, last_words, turn
+from jobs.datasets.limited_process import command, environment, last_words
 from jobs.datasets.previews import MAX_PREVIEW_BYTES
 from jobs.settings import Settings
 from jobs.texts import ROWS, dataset_key
@@ -43,7 +43,7 @@ def token_preview(
 ) -> TokenPreview:
     """Read a dataset as the model `base` does: a quantize job that has succeeded, or a model id.
 
-    Raises `UserError` as a finetune job would, and `InfraError`: `hub_unreachable`, `not_ready`.
+    Raises `UserError` as a finetune job would, and `InfraError(hub_unreachable)`.
     """
     with database.read() as connection:
         published = tokenizers.published_by(connection, base, owner)
@@ -69,14 +69,13 @@ def _beginning(store: ArtifactStore, dataset: Dataset) -> bytes:
 
 def _ask(model_dir: Path, kind: str, content: bytes) -> dict[str, Any]:
     try:
-        with turn():
-            done = subprocess.run(
-                command("apiq_core.finetune.preview_process", str(model_dir), kind),
-                input=content,
-                capture_output=True,
-                timeout=TIMEOUT_S,
-                env=environment(),
-            )
+        done = subprocess.run(
+            command("apiq_core.finetune.preview_process", str(model_dir), kind),
+            input=content,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            env=environment(),
+        )
     except subprocess.TimeoutExpired:
         raise _unreadable(f"it takes more than {TIMEOUT_S:.0f} s") from None
     if done.returncode not in (0, 2):

@@ -1,7 +1,7 @@
 """openapi.json is what the code says, and says enough."""
 
 import json
-from pathlib import Path
+import re
 from typing import Any
 
 import pytest
@@ -12,8 +12,9 @@ from api.app import create_app
 from api.problems import PROBLEMS
 from apiq_core.config import QuantizeConfig
 from jobs.settings import Settings
+from tests.compose import ROOT
 
-DOCS = Path(__file__).parents[2] / "docs/reference/http.md"
+DOCS = ROOT / "docs/reference/http.md"
 ROUTES = {
     ("post", "/jobs"),
     ("get", "/jobs"),
@@ -130,3 +131,14 @@ def test_references_lead_somewhere(document: dict[str, Any]) -> None:
 def test_the_docs_list_every_code() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert [code for code in PROBLEMS if f"`{code}`" not in text] == []
+    _, _, problems = text.partition("\n## Problems\n")
+    of_jobs = raised("Infra", "apiq_core", "jobs", "worker") | raised("User", "apiq_core/finetune")
+    assert {"checkpoint_lost", "worker_crashed", "diverged"} <= of_jobs
+    assert {code for code in of_jobs if f"`{code}`" not in problems} == set()
+
+
+def raised(kind: str, *folders: str) -> set[str]:
+    """The codes of the errors of a kind, User or Infra, in the source of these folders."""
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    pattern = re.compile(rf"""\b{kind}Error\(\s*"(\w+)\"""")
+    return {code for path in files for code in pattern.findall(path.read_text())}

@@ -33,6 +33,12 @@ def test_every_event_setting_and_code_exists() -> None:
     assert {code for code in codes if not any(f'"{code}"' in x for x in SOURCES)} == set()
 
 
+def test_every_failure_of_the_machines_is_explained() -> None:
+    raised = set(re.findall(r"""\bInfraError\(\s*"(\w+)\"""", "\n".join(SOURCES)))
+    assert {"worker_crashed", "checkpoint_lost"} <= raised
+    assert {code for code in raised if f"`{code}`" not in PAGE} == set()
+
+
 @pytest.mark.parametrize("code", [code for code, (status, _) in PROBLEMS.items() if status >= 500])
 def test_every_failure_of_the_service_is_explained(code: str) -> None:
     assert f"`{code}`" in PAGE

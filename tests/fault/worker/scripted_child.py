@@ -5,6 +5,7 @@ It speaks to its supervisor through the same wire as the real one; only the work
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from apiq_core.layout import block_file, blocks_dir
 from worker.wire import Link, serve
 
 TICK_S = 0.02
+ODD = "a\x00b\ud800c"  # what no row takes
+METRICS = {"odd_figures": {"answer": math.inf, "of_each": [1.5, -math.inf]}}
 
 
 def work(link: Link) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def work(link: Link) -> dict[str, Any]:
         for index in range(3):
             link.on_event(Event("block", {"index": index}))
     link.on_event(Event("progress", {"done": 3, "total": 3, "unit": "block"}))
-    return {"metrics": {"answer": 42}, "text_sha256": {"builtin": "0" * 64}}
+    metrics = METRICS.get(todo.get("how"), {"answer": 42})
+    return {"metrics": metrics, "text_sha256": {"builtin": "0" * 64}}
 
 
 def make_blocks(link: Link, count: int) -> None:
@@ -96,6 +100,15 @@ def misbehave(how: str, link: Link) -> None:
             os._exit(0)
         case "exit_two":
             os._exit(2)
+        case "odd_figures":
+            link.on_event(Event("metrics", {"step": 1, "train_loss": math.nan}))
+            link.on_event(Event("progress", {"done": 1, "total": 3, "percent": math.nan}))
+        case "odd_error":
+            link.on_event(Event("warning", {"code": "odd", ODD: [ODD]}))
+            raise UserError("bad_rows", f"a row has {ODD}", param="dataset", value=ODD)
+        case "odd_last_words":
+            print("the last words: a\x00b", file=sys.stderr, flush=True)
+            os._exit(1)
         case "stop_unasked":
             raise Stopped
         case "user_error":

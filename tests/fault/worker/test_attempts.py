@@ -133,6 +133,36 @@ def test_what_the_machine_lacks_is_said(house: House, worker: Worker, how: str, 
     assert house.stored_files() == set()
 
 
+def test_figures_that_are_no_numbers(house: House, worker: Worker) -> None:
+    job = house.accept("odd_figures")
+    run_until_idle(worker)
+    job = house.get(job)
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 1)
+    assert job.metrics == {"answer": None, "of_each": [1.5, None]}
+    (point,) = [event.data for event in house.events(job) if event.type == "metrics"]
+    assert point == {"step": 1, "train_loss": None}
+
+
+def test_words_that_no_row_takes(house: House, worker: Worker) -> None:
+    job = house.accept("odd_error")
+    run_until_idle(worker)
+    job = house.get(job)
+    assert (job.state, job.attempt) == (State.FAILED, 1)
+    assert job.error is not None
+    assert job.error["message"] == "a row has a\ufffdb\ufffdc"
+    assert job.error["value"] == "a\ufffdb\ufffdc"
+    (warning,) = [event.data for event in house.events(job) if event.type == "warning"]
+    assert warning == {"code": "odd", "a\ufffdb\ufffdc": ["a\ufffdb\ufffdc"]}
+
+
+def test_last_words_that_no_row_takes(house: House, worker: Worker) -> None:
+    job = run_to_end(house, worker, house.accept("odd_last_words"))
+    assert (job.state, job.attempt) == (State.FAILED, 3)
+    assert job.error is not None
+    assert job.error["code"] == "worker_crashed"
+    assert "its last words: the last words: a\ufffdb; 3 times" in job.error["message"]
+
+
 def test_what_the_supervisor_cannot_do_is_an_end_too(house: House, worker: Worker) -> None:
     job = run_to_end(house, worker, house.accept("odd_name"))
     assert (job.state, job.attempt) == (State.FAILED, 3)

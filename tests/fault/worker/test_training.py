@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,12 @@ def test_what_no_worker_can_train_on_is_the_users_fault(hosts: Hosts, base: Job)
     job = hosts.run()
     assert job.state == State.FAILED and job.error is not None
     assert (job.error["code"], job.error["fault"]) == ("too_little_data", "user")
+
+
+def test_what_is_wrong_with_a_model_is_said_of_base(hosts: Hosts, dataset: str) -> None:
+    job = accept(hosts.house, "tiny", dataset, rank=4)
+    shutil.rmtree(hosts.model_dir)
+    job = hosts.run()
+    assert (job.state, job.attempt) == (State.FAILED, 1)
+    assert job.error is not None
+    assert (job.error["code"], job.error["param"]) == ("model_not_found", "base")

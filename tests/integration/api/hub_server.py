@@ -34,6 +34,7 @@ class Hub:
     requests: list[tuple[str, str]] = field(default_factory=list)  # (method, path)
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # of repositories, by name
     status: int | None = None  # answers everything with it, and says no more
+    held: threading.Event | None = None  # sends no file before it is set
     cut_after_bytes: int | None = None  # break the next file download there, once
 
     def fetched(self) -> set[str]:
@@ -94,6 +95,8 @@ def serve_hub(root: Path) -> Iterator[Hub]:
             if not file.is_file():
                 return self._refuse(404, "EntryNotFound")
             content = file.read_bytes()
+            if hub.held is not None and self.command == "GET":
+                hub.held.wait(30)
             headers = {
                 "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
                 "X-Repo-Commit": hub.commit,

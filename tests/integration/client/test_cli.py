@@ -210,6 +210,26 @@ def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
     ]
 
 
+def test_what_a_job_says_commands_no_terminal(apiq: Command, live: Live) -> None:
+    said = "a\x1b]52;c;cm0=\x07\x9bb"
+    job_id = apiq("quantize", "tiny", "--bits", "2").stdout.strip()
+    claimed = live.claim_only(job_id)
+    live.record(claimed, ("warning", {"code": "odd", "message": said}))
+    live.put_log(claimed, f"{said}\n".encode())
+    last = apiq("events", job_id).stdout.splitlines()[-1]
+    assert last.endswith("message=a\ufffd]52;c;cm0=\ufffd\ufffdb")
+    last = apiq("events", job_id, "--json").stdout.splitlines()[-1]
+    assert last.isascii() and last.isprintable() and json.loads(last)["data"]["message"] == said
+    assert apiq("logs", job_id).stdout == f"{said}\n"  # no terminal
+    terminal, slave = pty.openpty()
+    subprocess.run([*APIQ, "logs", job_id], env=apiq.environment, stdout=slave, check=True)
+    os.close(slave)
+    seen = os.read(terminal, 4096).decode()
+    os.close(terminal)
+    assert seen == "a\ufffd]52;c;cm0=\ufffd\ufffdb\r\n"
+    apiq("jobs", "cancel", job_id)
+
+
 def test_a_list_as_json_is_what_the_server_answers(apiq: Command, live: Live) -> None:
     finished = live.finished(FILES)
     ids = [

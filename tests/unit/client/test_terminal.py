@@ -1,3 +1,5 @@
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from io import StringIO
 
@@ -5,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from apiq_client import terminal
+from apiq_client.errors import ApiqError, ProblemError
 from apiq_client.records import Job, Preview, Row, Segment, Token
 from apiq_client.terminal import describe_bytes, describe_eta, show_progress
 
@@ -80,3 +83,46 @@ def test_tokens_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         "--- row 1 (prompt): 4 tokens, 2 carry loss",
         "2\x1b[4m+\x1b[0m\x1b[1;32m4\x1b[0m ...",
     ]
+
+
+HOSTILE = "a\x1b]52;c;cm0=\x07\x9b2J\x7f[b]:x:"
+HARMLESS = "a\ufffd]52;c;cm0=\ufffd2J\ufffd[b]:x:"  # rich itself leaves \x07 out
+
+
+@pytest.fixture
+def screens(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """What a terminal is sent, without the styles of our own."""
+    sent = StringIO()
+    for name in ("out", "err"):
+        screen = terminal.Screen(file=sent, force_terminal=True, width=300, color_system="standard")
+        monkeypatch.setattr(terminal, name, screen)
+    return lambda: re.sub(r"\x1b\[([0-9;]*m|\?25[lh]|2K|1A)", "", sent.getvalue())
+
+
+def test_every_control_character_is_replaced() -> None:
+    controls = {chr(code) for code in (*range(32), *range(127, 160))} - {"\n", "\t"}
+    assert {terminal.printable(character) for character in controls} == {"\ufffd"}
+    assert terminal.printable("Zw\u00f6lf\n\t\u00a0\U0001f98a") == "Zw\u00f6lf\n\t\u00a0\U0001f98a"
+
+
+def test_a_stranger_commands_no_terminal(screens: Callable[[], str]) -> None:
+    segments = [Segment(text=HOSTILE, learned=learned) for learned in (False, True)]
+    tokens = [Token(id=1, text=HOSTILE, learned=True)]
+    terminal.print_preview(
+        Preview(
+            rows=[
+                Row(shape="prompt", segments=segments),
+                Row(shape="prompt", segments=[], tokens=tokens, length=1, learned=1),
+            ]
+        )
+    )
+    terminal.print_table(["NAME"], [[HOSTILE]])
+    terminal.print_error(ApiqError("a_code", HOSTILE))
+    terminal.print_error(
+        ProblemError(422, {"code": "bad_rows", "errors": [{"pointer": HOSTILE, "detail": HOSTILE}]})
+    )
+    show_progress([job("running", HOSTILE, 10)])
+    shown = screens()
+    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", shown)
+    assert shown.count(HARMLESS) == 7
+    assert HARMLESS.removesuffix(":x:") in shown.splitlines()[-1]  # the bar, which cuts it
