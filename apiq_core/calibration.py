@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from apiq_core.config import DATA_FREE, Calibration, Evaluation, QuantizeConfig
 from apiq_core.errors import UserError
+from apiq_core.too_little_text import too_little_text
 
 BUILTIN = "builtin"
 MAX_TEXT_BYTES = 64 * 2**20  # of a longer text only the first part is tokenized
@@ -45,18 +46,18 @@ def draw_windows(
     scored_count = evaluation.samples * evaluation.length
     if in_domain:
         if len(tokens) < scored_count:
-            raise _too_little_to_score(evaluation, source, tokens)
+            raise _too_little(evaluation, evaluation.samples, source, tokens)
         scored = tokens[len(tokens) - scored_count :]
         tokens = tokens[: len(tokens) - scored_count]
     else:
         scored = _tokenize(tokenizer, evaluation_source, texts, "evaluation")[:scored_count]
         if len(scored) < scored_count:
-            raise _too_little_to_score(evaluation, evaluation_source, scored)
+            raise _too_little(evaluation, evaluation.samples, evaluation_source, scored)
     samples = 0 if config.method in DATA_FREE else calibration.samples
     wanted = samples + calibration.held_out
     available = len(tokens) // calibration.length
     if available < wanted:
-        raise _too_little_to_calibrate(calibration, samples, source, tokens)
+        raise _too_little(calibration, samples, source, tokens)
     windows = tokens[: available * calibration.length].view(available, calibration.length)
     order = torch.randperm(available, generator=torch.Generator().manual_seed(calibration.seed))
     drawn = _begin(windows[order[:wanted]], tokenizer)
@@ -102,38 +103,14 @@ def _begin(windows: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return windows
 
 
-def _too_little_to_score(evaluation: Evaluation, source: str, tokens: Tensor) -> UserError:
-    available = len(tokens) // evaluation.length
-    return UserError(
-        "too_little_text",
-        f"evaluation asks for {evaluation.samples} windows of {evaluation.length} tokens; "
-        f"{_left(source, tokens, available)}",
-        param="evaluation.samples",
-        value=evaluation.samples,
-        legal={"at_most": available},
-    )
-
-
-def _too_little_to_calibrate(
-    calibration: Calibration, samples: int, source: str, tokens: Tensor
+def _too_little(
+    part: Calibration | Evaluation, samples: int, source: str, tokens: Tensor
 ) -> UserError:
-    """Of the two counts the one that is to be smaller, `samples` as far as there are any."""
-    available = len(tokens) // calibration.length
-    at_most = available - calibration.held_out
-    name, value = "samples", samples
-    if samples == 0 or at_most < 1:
-        at_most = max(0, available - min(samples, 1))
-        name, value = "held_out", calibration.held_out
-    return UserError(
-        "too_little_text",
-        f"calibration asks for {samples} windows and {calibration.held_out} held out, of "
-        f"{calibration.length} tokens; {_left(source, tokens, available)}; legal: {name} of at "
-        f"most {at_most}",
-        param=f"calibration.{name}",
-        value=value,
-        legal={"at_most": at_most},
+    return too_little_text(
+        type(part).__name__.lower(),
+        samples=samples,
+        held_out=part.held_out if isinstance(part, Calibration) else 0,
+        length=part.length,
+        available=len(tokens) // part.length,
+        there_is=f"{source} has {len(tokens)} tokens left for that,",
     )
-
-
-def _left(source: str, tokens: Tensor, windows: int) -> str:
-    return f"{source} has {len(tokens)} tokens left for that, {windows} windows"

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from apiq_core.errors import UserError
 from apiq_core.inspect import ModelFacts
 from apiq_core.resolve import resolve
+from apiq_core.too_little_text import too_little_text
 from jobs import datasets, finetunes, models, quotas, repository, secrets, texts
 from jobs.database import Database
 from jobs.errors import (
@@ -310,10 +311,10 @@ def check_datasets(connection: Connection, request: QuantizeRequest, owner: str)
     calibration, evaluation = request.calibration, request.evaluation
     samples = 0 if request.method == "rtn" else calibration.samples
     asked = [
-        ("calibration", calibration.source, samples + calibration.held_out, calibration.length),
-        ("evaluation", evaluation.source, evaluation.samples, evaluation.length),
+        ("calibration", calibration.source, samples, calibration.held_out, calibration.length),
+        ("evaluation", evaluation.source, evaluation.samples, 0, evaluation.length),
     ]
-    for name, source, samples, length in asked:
+    for name, source, samples, held_out, length in asked:
         if source is None or not source.startswith(texts.DATASET):
             continue
         try:
@@ -335,12 +336,13 @@ def check_datasets(connection: Connection, request: QuantizeRequest, owner: str)
                 value=source,
                 legal="a dataset of kind text",
             )
-        if dataset.size_bytes < samples * length:
-            raise UserError(
-                "too_little_text",
-                f"{name} asks for {samples} windows of {length} tokens; {source} has "
-                f"{dataset.size_bytes} bytes, at most {dataset.size_bytes // length} windows",
-                param=f"{name}.samples",
-                value=samples,
-                legal={"at_most": dataset.size_bytes // length},
+        available = dataset.size_bytes // length
+        if available < samples + held_out:
+            raise too_little_text(
+                name,
+                samples=samples,
+                held_out=held_out,
+                length=length,
+                available=available,
+                there_is=f"{source} has {dataset.size_bytes} bytes, at most",
             )

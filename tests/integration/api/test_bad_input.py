@@ -173,10 +173,20 @@ def test_models(
 
 def test_a_text_that_is_surely_too_short(service: Service) -> None:
     source = f"dataset:{service.upload(b'x' * 5000)['id']}"
-    body = {"model": "tiny", "bits": 2, "calibration": {"source": source}}
+    body: dict[str, Any] = {"model": "tiny", "bits": 2, "calibration": {"source": source}}
     problem = service.refused(service.http.post("/jobs", json=body), 422, "too_little_text")
-    assert "72 windows of 256 tokens" in problem["detail"]
-    assert problem["legal"] == {"at_most": 19}
+    assert problem["detail"] == (
+        f"calibration asks for 64 windows of 256 tokens, and 8 held out; {source} has 5000 bytes, "
+        "at most 19 windows; legal: samples of at most 11"
+    )
+    assert problem["legal"] == {"at_most": 11}
+    body["calibration"]["held_out"] = 19
+    problem = service.refused(service.http.post("/jobs", json=body), 422, "too_little_text")
+    assert [error["pointer"] for error in problem["errors"]] == ["#/calibration/held_out"]
+    assert problem["legal"] == {"at_most": 18}
+    body["calibration"] |= {"held_out": 8, "samples": 11}
+    body["evaluation"] = {"samples": 0}
+    assert service.http.post("/jobs", json=body).status_code == 202
 
 
 def test_several_errors_at_once(service: Service) -> None:
