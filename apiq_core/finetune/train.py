@@ -31,7 +31,7 @@ MICRO_BATCH_TOKENS = 8192  # that are scored at a time
 
 
 class NotFinite(Exception):
-    """A loss or a gradient is not a number."""
+    """A loss or a gradient is not a number; the message says which."""
 
 
 @dataclass
@@ -108,8 +108,8 @@ def train(run: Run) -> State:
         except Stopped:
             save()
             raise
-        except NotFinite:
-            state, best = _roll_back(run, state, parameters, optimizer)
+        except NotFinite as error:
+            state, best = _roll_back(run, state, parameters, optimizer, str(error))
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(best[name])
@@ -157,7 +157,7 @@ def _step(
     norm = nn.utils.clip_grad_norm_(parameters.values(), run.config.max_norm)
     if not math.isfinite(loss) or not torch.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
-        raise NotFinite
+        raise NotFinite(f"the loss of step {state.step + 1}")
     for group in optimizer.param_groups:
         group["lr"] = state.lr_factor * lr_at(state.step, total, run.config) * group["relative_lr"]
     optimizer.step()
@@ -211,8 +211,21 @@ def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[f
 def _score(
     run: Run, state: State, parameters: Mapping[str, nn.Parameter], best: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Add a point; the best parameters, which may be the present ones."""
+    """Add a point; the best parameters, which may be the present ones.
+
+    Raises `NotFinite`, and `UserError(illegal_base)` where it is not even before the first step.
+    """
     loss = mean_loss(run, run.held_out)
+    if not math.isfinite(loss):
+        if state.step > 0:
+            raise NotFinite(f"the held-out loss behind step {state.step}")
+        raise UserError(
+            "illegal_base",
+            f"the base's loss on held-out rows is {loss}, before the first step; legal: a base "
+            "whose loss is finite",
+            param="base",
+            value=str(loss),  # JSON has no number for it
+        )
     point = Point(
         step=state.step,
         train_loss=state.train_loss / state.train_tokens if state.train_tokens else None,
@@ -235,13 +248,15 @@ def _roll_back(
     state: State,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    what: str,
 ) -> tuple[State, dict[str, Tensor]]:
+    """To the last checkpoint, at half the learning rate: `what` is not finite."""
     factor = state.lr_factor / 2
     if factor < 0.5**ROLLBACKS:
         raise UserError(
             "diverged",
-            f"the loss of step {state.step + 1} is not finite, nor was it at twice and four times "
-            f"the learning rate of {run.config.lr * state.lr_factor:.3g}; legal: a smaller lr",
+            f"{what} is not finite, nor was it at twice and four times the learning rate of "
+            f"{run.config.lr * state.lr_factor:.3g}; legal: a smaller lr",
             param="lr",
             value=run.config.lr,
         )
@@ -249,10 +264,7 @@ def _roll_back(
     if found is None:
         raise InfraError("checkpoint_lost", "the last checkpoint is gone from the disk")
     earlier, best = found
-    message = (
-        f"the loss of step {state.step + 1} was not finite; "
-        f"back to step {earlier.step}, at half the learning rate"
-    )
+    message = f"{what} was not finite; back to step {earlier.step}, at half the learning rate"
     run.on_event(Event("warning", {"code": "diverged", "message": message}))
     earlier.lr_factor = factor
     return earlier, best

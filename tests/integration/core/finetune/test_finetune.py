@@ -1,8 +1,9 @@
 """Tiny quantized models through the whole of finetuning, read back with stock tools."""
 
+import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,46 @@ def test_a_loss_that_stays_no_number_fails(
         run(base, sums, tmp_path, config(), on_event=events.append)
     assert (caught.value.code, caught.value.param) == ("diverged", "lr")
     assert len([e for e in events if e.type == "warning"]) == 2
+
+
+def scored_as(changes: dict[int, Callable[[float], float]]) -> Callable[..., float]:
+    """`mean_loss`, whose calls with these numbers, from 1, give back something else."""
+    calls = itertools.count(1)
+    original = training.mean_loss
+
+    def mean_loss(run: training.Run, members: Sequence[int]) -> float:
+        change = changes.get(next(calls), lambda loss: loss)
+        return change(original(run, members))
+
+    return mean_loss
+
+
+def no_number(loss: float) -> float:
+    return math.nan
+
+
+def test_a_held_out_loss_that_is_no_number_goes_back_at_half_the_rate(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "mean_loss", scored_as({3: no_number}))
+    events: list[Event] = []
+    report = run(base, sums, tmp_path, config(evaluate_every=4), on_event=events.append)
+    (warning,) = [e.data for e in events if e.type == "warning"]
+    assert warning["code"] == "diverged"
+    assert "the held-out loss behind step 8 was not finite; back to step 4" in warning["message"]
+    assert [p.step for p in report.points] == [0, 4, 8, 12, 16]
+    assert all(math.isfinite(p.validation_loss) for p in report.points)
+
+
+def test_a_base_without_a_finite_loss_is_the_users_fault(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "mean_loss", scored_as({1: no_number}))
+    with pytest.raises(UserError) as caught:
+        run(base, sums, tmp_path, config())
+    assert (caught.value.code, caught.value.param) == ("illegal_base", "base")
+    assert "loss on held-out rows is nan, before the first step" in caught.value.message
+    assert not training_checkpoint(tmp_path).exists()
 
 
 def test_out_of_memory_once_goes_on_with_half_the_rows(
