@@ -91,7 +91,9 @@ def load(
             parameter.copy_(tensors[f"parameter/{name}"])
             optimizer.state.pop(parameter, None)
             if f"exp_avg/{name}" in tensors:
-                moments = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in MOMENTS}
-                optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}
+                device = parameter.device  # the step's too, which AdamW, fused, counts there
+                moments = {key: tensors[f"{key}/{name}"].to(device) for key in MOMENTS}
+                step = torch.tensor(float(state.step), device=device)
+                optimizer.state[parameter] = {"step": step, **moments}
     best = {name: tensors[f"best/{name}"] for name in parameters if f"best/{name}" in tensors}
     return state, best

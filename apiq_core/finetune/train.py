@@ -80,6 +80,7 @@ def train(run: Run) -> State:
     total = run.step_count()
     every = config.evaluate_every or max(1, total // EVALUATIONS)
     save_every = config.checkpoint_every or every
+    patience = config.patience or math.inf
 
     def save() -> None:
         if processes.is_main():
@@ -95,13 +96,14 @@ def train(run: Run) -> State:
         state, best = found
         run.on_event(Event("resumed", {"step": state.step}))
     while True:
-        is_last = state.step == total
+        is_due = state.step == total or state.step % every == 0
         try:
-            if _last_scored(state) != state.step and (is_last or state.step % every == 0):
+            if is_due and _last_scored(state) != state.step:
                 best = _score(run, state, parameters, best)
+            is_last = state.step == total or state.scores_since_best >= patience
             if is_last or state.step % save_every == 0:
                 save()
-            if is_last or state.scores_since_best >= (config.patience or math.inf):
+            if is_last:
                 break
             run.check_stop()
             _step(run, state, parameters, optimizer, total)

@@ -119,8 +119,11 @@ def test_no_better_state_ends_it_early_and_the_best_is_kept(
         return losses[len(seen) - 1]
 
     monkeypatch.setattr(training, "mean_loss", mean_loss)
-    report = run(base, sums, tmp_path, config(epochs=50, patience=2, evaluate_every=2))
+    settings = config(epochs=50, patience=2, evaluate_every=2, checkpoint_every=20)
+    events: list[Event] = []
+    report = run(base, sums, tmp_path, settings, on_event=events.append)
     assert [p.step for p in report.points] == [0, 2, 4, 6]
+    assert [e.data["step"] for e in events if e.type == "checkpoint"] == [0, 6]
     assert report.best_step == 2
     kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for name, wanted in seen[1].items():
