@@ -62,8 +62,11 @@ class Run:
         share = math.ceil(self.config.batch_size / processes.count())
         return min(self.config.micro_batch_size, share)
 
+    def batches_per_epoch(self) -> int:
+        return math.ceil(len(self.members) / self.config.batch_size)
+
     def step_count(self) -> int:
-        steps = self.config.epochs * len(self.batches(0))
+        steps = self.config.epochs * self.batches_per_epoch()
         return min(steps, self.config.max_steps or steps)
 
 
@@ -105,9 +108,9 @@ def train(run: Run) -> State:
                 save()
             if is_last:
                 break
-            run.check_stop()
             _step(run, state, parameters, optimizer, total)
         except Stopped:
+            optimizer.zero_grad(set_to_none=True)  # of a step that may not be whole
             save()
             raise
         except NotFinite as error:
@@ -153,8 +156,8 @@ def _step(
     total: int,
 ) -> None:
     start = time.monotonic()
-    batches = run.batches(state.step // len(run.batches(0)))
-    batch = batches[state.step % len(batches)]
+    epoch, number = divmod(state.step, run.batches_per_epoch())
+    batch = run.batches(epoch)[number]
     loss, tokens = _gradients_in_memory(run, state, batch, optimizer)
     norm = nn.utils.clip_grad_norm_(parameters.values(), run.config.max_norm)
     if not math.isfinite(loss) or not torch.isfinite(norm):
@@ -200,12 +203,14 @@ def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[f
     """Add the gradients of a batch's mean loss; the summed loss, and of how many tokens."""
     run.model.train()
     count = sum(sum(run.examples[i].learned[1:]) for i in batch)
-    total = 0.0
-    for first in processes.share(range(0, len(batch), micro_batch_size)):
-        micro = _of(run, batch[first : first + micro_batch_size])
-        loss, _ = summed_loss(run.model, *pad(micro, run.device))
-        (loss / count).backward()
-        total += float(loss.detach())
+    total, firsts = 0.0, range(0, len(batch), micro_batch_size)
+    for at in range(0, len(firsts), processes.count()):
+        run.check_stop()  # all ask equally often, though the last may have no rows left
+        for first in processes.share(firsts[at : at + processes.count()]):
+            micro = _of(run, batch[first : first + micro_batch_size])
+            loss, _ = summed_loss(run.model, *pad(micro, run.device))
+            (loss / count).backward()
+            total += float(loss.detach())
     processes.sum_gradients(run.model)
     return processes.summed(total), count
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import apiq_core.finetune.train as training
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
+from apiq_core.finetune import batches
 from apiq_core.finetune.finetune import finetune
 from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import config, quantized, run, stock_loss, stop_after
@@ -93,6 +94,47 @@ def test_stopped_and_resumed_gives_the_same_bytes(
         [(p.step, p.train_loss, p.validation_loss) for p in r.points] for r in (whole, resumed)
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_stop_order_is_heard_within_a_step(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the resumed run begins that step anew."""
+    whole = run(base, sums, tmp_path / "whole", config())
+    original, calls = training.summed_loss, 0
+
+    def summed_loss(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
+        nonlocal calls
+        calls += model.training
+        return original(model, *tensors)
+
+    monkeypatch.setattr(training, "summed_loss", summed_loss)
+    events: list[Event] = []
+    with pytest.raises(Stopped):
+        run(
+            *(base, sums, tmp_path / "parts", config()),
+            should_stop=lambda: calls == 5,  # the first half of the third step
+            on_event=events.append,
+        )
+    assert (calls, events[-1].type, events[-1].data) == (5, "checkpoint", {"step": 2})
+    resumed = run(base, sums, tmp_path / "parts", config())
+    file = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert resumed.validation_loss == whole.validation_loss
+
+
+def test_the_order_of_an_epoch_is_made_once(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def epoch_batches(*arguments: Any) -> list[list[int]]:
+        made.append(arguments[-1])
+        return batches.epoch_batches(*arguments)
+
+    monkeypatch.setattr(training, "epoch_batches", epoch_batches)
+    report = run(base, sums, tmp_path, config(epochs=3, batch_size=5))  # 32 rows: 7 steps an epoch
+    assert (made, report.points[-1].step) == ([0, 1, 2], 21)
 
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_with(
