@@ -7,9 +7,11 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
+from apiq_core.events import CheckStop
 from apiq_core.finetune.rows import Row, Segment
 
 SHOWN_LINES = 20
+POLLED_ROWS = 100  # are tokenized between two questions whether to stop
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def to_examples(
     max_length: int,
     *,
     truncate: bool,
+    check_stop: CheckStop,
 ) -> Examples:
     """Tokenize `rows` (line numbers and rows).
 
@@ -49,7 +52,9 @@ def to_examples(
     examples: list[Example] = []
     left_out = 0
     too_long: list[int] = []
-    for line, row in rows:
+    for number, (line, row) in enumerate(rows):
+        if number % POLLED_ROWS == 0:
+            check_stop()
         example = tokenize(row, tokenizer)
         if len(example) > max_length:
             too_long.append(line)

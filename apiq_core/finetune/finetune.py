@@ -93,7 +93,7 @@ def finetune(
     with meter.phase("preparing"):
         tokenizer = load_tokenizer(model_dir)
         _check_length(config.max_length, model_dir)
-        data = load_data(dataset, validation, tokenizer, config, on_event)
+        data = load_data(dataset, validation, tokenizer, config, on_event, check_stop)
         examples, members, held_out = data.examples, data.members, data.held_out
         model = load_model(model_dir, target, compute_dtype(target))
         use_matmul_dtype(model, target)

@@ -1,15 +1,16 @@
 """Which tokens the model reads, and which of them carry loss."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from apiq_core.errors import UserError
+from apiq_core.errors import Stopped, UserError
 from apiq_core.finetune.examples import Example, to_examples, tokenize, windows
-from apiq_core.finetune.rows import parse
+from apiq_core.finetune.rows import Row, parse
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 
@@ -38,6 +39,10 @@ def tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
 
 def example(tokenizer: PreTrainedTokenizerBase, **fields: Any) -> Example:
     return tokenize(parse(json.dumps(fields)), tokenizer)
+
+
+def never() -> None:
+    """Nobody asks to stop."""
 
 
 def learned_text(tokenizer: PreTrainedTokenizerBase, found: Example) -> str:
@@ -102,16 +107,33 @@ def test_long_rows_are_listed_or_cut(tokenizer: PreTrainedTokenizerBase) -> None
     ]
     rows = [(number, parse(json.dumps(line))) for number, line in enumerate(lines, 1)]
     with pytest.raises(UserError) as caught:
-        to_examples(rows, tokenizer, 16, truncate=False)
+        to_examples(rows, tokenizer, 16, truncate=False, check_stop=never)
     assert caught.value.code == "rows_too_long"
     assert "2 rows have more than 16 tokens: line 1, 3;" in caught.value.message
-    found = to_examples(rows, tokenizer, 16, truncate=True)
+    found = to_examples(rows, tokenizer, 16, truncate=True, check_stop=never)
     assert (found.cut, found.left_out) == (2, 1)
     first, second = found.kept
     assert len(first) == 16
     assert learned_text(tokenizer, second) == "short enough</s>"
     with pytest.raises(UserError, match="no row has a token that carries loss"):
-        to_examples(rows[2:], tokenizer, 16, truncate=True)
+        to_examples(rows[2:], tokenizer, 16, truncate=True, check_stop=never)
+
+
+def test_a_stop_order_is_heard_between_rows(tokenizer: PreTrainedTokenizerBase) -> None:
+    read = 0
+
+    def rows() -> Iterator[tuple[int, Row]]:
+        nonlocal read
+        for read in range(1, 1000):
+            yield read, parse('{"text": "a b c"}')
+
+    def check_stop() -> None:
+        if read > 150:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        to_examples(rows(), tokenizer, 16, truncate=False, check_stop=check_stop)
+    assert read == 201
 
 
 def test_windows_of_a_plain_text_follow_each_other() -> None:

@@ -36,7 +36,9 @@ class Files:
         config = FinetuneConfig.model_validate({"max_length": 64} | fields)
         held_out = None if validation is None else self.write("held", validation)
         return load_data(
-            self.write("data", dataset), held_out, self.tokenizer, config, self.events.append
+            *(self.write("data", dataset), held_out, self.tokenizer, config),
+            on_event=self.events.append,
+            check_stop=lambda: None,
         )
 
     def write(self, name: str, content: Any) -> Path:
@@ -120,6 +122,7 @@ def test_texts(files: Files) -> None:
         ),
         ("the module", "", "too_little_data", "validation"),
         ("", "the module", "too_little_data", "dataset"),
+        ("a", None, "too_little_data", "dataset"),
         (ROWS[:1], None, "too_little_data", "dataset"),
     ],
 )
@@ -129,5 +132,20 @@ def test_the_file_at_fault_is_named(
     with pytest.raises(UserError) as caught:
         files.load(dataset, validation)
     assert (caught.value.code, caught.value.param) == (code, param)
-    if param == "validation" and code != "too_little_data":
+    if param == "validation":
         assert caught.value.message.startswith("validation: ")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "value", "said"),
+    [
+        ("", 0, "the text has no token; legal: two or more"),
+        ("a", 1, "the text has a single token; legal: two or more"),
+        ("a a", 1, "the dataset has one example"),  # of two tokens
+    ],
+)
+def test_a_text_of_a_token_or_two(files: Files, dataset: str, value: int, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        files.load(dataset)
+    assert caught.value.message.startswith(said)
+    assert (caught.value.param, caught.value.value) == ("dataset", value)
