@@ -12,12 +12,20 @@ IGNORED = -100  # the label of a token without loss, as PyTorch has it
 
 
 def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to train on and indices to hold out, each at least one. Raises `ValueError`."""
+    """Indices to train on and indices to hold out, each at least one. Raises `ValueError`.
+
+    What is held out is in a random order: the first of it are a sample of the file.
+    """
     if len(examples) < 2:
         raise ValueError("one example cannot be split")
-    order = torch.randperm(len(examples), generator=_generator(seed, 0)).tolist()
+    order = random_order(len(examples), seed)
     held_out = min(max(1, round(fraction * len(examples))), len(examples) - 1)
-    return sorted(order[held_out:]), sorted(order[:held_out])
+    return sorted(order[held_out:]), order[:held_out]
+
+
+def random_order(count: int, seed: int) -> list[int]:
+    """The numbers below `count`."""
+    return torch.randperm(count, generator=_generator(seed, 0)).tolist()
 
 
 def epoch_batches(

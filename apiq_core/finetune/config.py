@@ -82,7 +82,10 @@ class FinetuneConfig(BaseModel):
         "0.05, unless there is a validation set of its own.",
     )
     validation_rows: int = Field(
-        128, ge=1, le=100_000, description="Held-out rows that are scored, at most."
+        128,
+        ge=1,
+        le=100_000,
+        description="Held-out rows that are scored, at most: a random sample.",
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="Steps between two scores. A tenth of all steps, at least 1."

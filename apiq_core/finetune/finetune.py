@@ -141,10 +141,10 @@ def finetune(
             model=model_name or base_name or model_dir.name,
             **packed_width(model),
             config=config,
-            rows={"train": len(members), "validation": len(held_out)},
+            rows={"train": len(members), "validation": len(run.held_out)},
             tokens={
                 "train": _learned(examples, members),
-                "validation": _learned(examples, held_out),
+                "validation": _learned(examples, run.held_out),
             },
             files=data.files,
             overlap=data.overlap,

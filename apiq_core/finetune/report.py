@@ -11,7 +11,7 @@ from apiq_core.finetune.training_data import FileCounts
 
 
 class Scores(BaseModel):
-    """On the held-out rows, before the first step and with what is published."""
+    """On the held-out rows that are scored, before the first step and with what is published."""
 
     before: float
     after: float
@@ -25,10 +25,10 @@ class FinetuneReport(BaseModel):
     bits: float | None  # of a code, mean over the weights that are packed; null where none are
     group_size: int | None
     config: FinetuneConfig
-    rows: dict[str, int]  # by `train` and `validation`
+    rows: dict[str, int]  # by `train` and `validation`, those of the held-out ones that are scored
     tokens: dict[str, int]  # that carry loss, as above
     files: dict[str, FileCounts]  # by `dataset` and, if it is a file, `validation`
-    overlap: int  # held-out rows that were trained on too
+    overlap: int  # held-out rows, scored or not, that were trained on too
     trained_parameters: int
     validation_loss: Scores  # nats a token
     perplexity: Scores

@@ -41,7 +41,7 @@ class Run:
     model: PreTrainedModel | PeftModel
     examples: Sequence[Example]
     members: Sequence[int]  # indices of what is trained on
-    held_out: Sequence[int]
+    held_out: Sequence[int]  # that are scored
     config: FinetuneConfig
     checkpoint_file: Path
     identity: Mapping[str, object]
@@ -124,7 +124,7 @@ def train(run: Run) -> State:
 def mean_loss(run: Run, members: Sequence[int]) -> float:
     """Nats a token that carries loss, over the examples `members`."""
     run.model.eval()
-    ordered = sorted(members, key=lambda i: -len(run.examples[i]))
+    ordered = sorted(members, key=lambda i: (-len(run.examples[i]), i))
     batches = []
     while ordered:
         size = max(1, MICRO_BATCH_TOKENS // len(run.examples[ordered[0]]))

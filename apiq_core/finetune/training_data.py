@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
 from apiq_core.events import CheckStop, Event, OnEvent
-from apiq_core.finetune.batches import split
+from apiq_core.finetune.batches import random_order, split
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.data import read_rows
 from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
@@ -32,7 +32,7 @@ class TrainingData:
 
     examples: list[Example]
     members: list[int]
-    held_out: list[int]
+    held_out: list[int]  # in a random order
     files: dict[str, FileCounts]  # by `dataset` and, if it is a file, `validation`
     overlap: int  # held-out examples that are trained on too, token for token
 
@@ -54,7 +54,7 @@ def load_data(
     else:
         more, files["validation"] = _read_validation(validation, tokenizer, config, check_stop)
         members = list(range(len(examples)))
-        held_out = list(range(len(examples), len(examples) + len(more)))
+        held_out = [len(examples) + i for i in random_order(len(more), config.seed)]
         examples = [*examples, *more]
     trained = {examples[i].tokens for i in members}
     overlap = sum(examples[i].tokens in trained for i in held_out)

@@ -372,6 +372,16 @@ def test_a_validation_file(base: Path, sums: Path, tmp_path: Path) -> None:
     assert report.validation_loss.after == pytest.approx(found, rel=2e-2)  # bf16 products
 
 
+def test_the_rows_that_are_scored_are_counted(base: Path, sums: Path, tmp_path: Path) -> None:
+    settings = config(max_steps=1, validation_rows=3, answered_rows=0)
+    report = run(base, sums, tmp_path, settings)
+    whole = run(base, sums, tmp_path / "whole", config(max_steps=1, answered_rows=0))
+    assert (report.rows, whole.rows["validation"]) == ({"train": 32, "validation": 3}, 8)
+    assert 0 < report.tokens["validation"] < whole.tokens["validation"]
+    assert "the loss on 3 rows that were held out" in (tmp_path / "README.md").read_text()
+    assert "scored on 3 that were held out" in (tmp_path / "report.html").read_text()
+
+
 def test_plain_text(base: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The statement is a statement. " * 200)

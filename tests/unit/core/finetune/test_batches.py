@@ -57,6 +57,14 @@ def test_one_example_cannot_be_split() -> None:
         split(of_lengths(3), 0.5, 0)
 
 
+def test_the_first_that_are_held_out_are_a_sample_of_the_file() -> None:
+    _, held_out = split(of_lengths(*[5] * 400), 0.5, seed=0)
+    first = held_out[:50]
+    assert first != sorted(first)
+    assert sum(i >= 200 for i in first) in range(15, 36)  # as many of either half
+    assert held_out == split(of_lengths(*[5] * 400), 0.5, seed=0)[1]
+
+
 def test_the_rate_rises_then_falls_to_zero() -> None:
     config = FinetuneConfig(lr=1.0, warmup_fraction=0.1)
     rates = [lr_at(step, 100, config) for step in range(100)]

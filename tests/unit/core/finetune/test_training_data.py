@@ -67,7 +67,7 @@ def test_a_share_is_held_out(files: Files) -> None:
 
 def test_a_file_is_held_out(files: Files) -> None:
     found = files.load(ROWS[:7], ROWS[7:])
-    assert (found.members, found.held_out) == ([*range(7)], [7, 8, 9])
+    assert (found.members, sorted(found.held_out)) == ([*range(7)], [7, 8, 9])
     alone = files.load(ROWS).examples
     assert found.examples == alone
     assert {name: counts.rows for name, counts in found.files.items()} == {
@@ -76,6 +76,17 @@ def test_a_file_is_held_out(files: Files) -> None:
     }
     assert (found.overlap, files.events) == (0, [])
     assert len(files.load(ROWS[:1], ROWS[1:2]).examples) == 2  # nothing need be split off
+
+
+def test_the_first_of_a_validation_file_are_a_sample_of_it(files: Files) -> None:
+    held_out = files.load(ROWS, ROWS * 4).held_out
+    assert sorted(held_out) == [*range(10, 50)]
+    assert held_out[:10] != sorted(held_out[:10])
+    assert (
+        held_out
+        == files.load(ROWS, ROWS * 4).held_out
+        != files.load(ROWS, ROWS * 4, seed=1).held_out
+    )
 
 
 def test_what_is_in_both_is_told(files: Files) -> None:
