@@ -104,7 +104,7 @@ class FinetuneConfig(BaseModel):
         ge=0,
         le=10_000,
         description="Held-out rows with a question whose answer is decoded at the end, at most; "
-        "counted is whether its last number is right.",
+        "counted is whether its last number is right. Of a chat the first question is asked.",
     )
     answer_tokens: int = Field(256, ge=1, le=8192, description="Tokens of an answer, at most.")
     gradient_checkpointing: bool = Field(

@@ -7,6 +7,7 @@ best on held-out rows, and write it down.
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from apiq_core.checkpoint import write_text
@@ -15,7 +16,7 @@ from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event, OnEvent, ShouldStop
 from apiq_core.finetune import processes
 from apiq_core.finetune.adapter import DEFAULT_RANK
-from apiq_core.finetune.answers import exact_match
+from apiq_core.finetune.answers import exact_match, questions
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
@@ -125,11 +126,11 @@ def finetune(
         before = state.points[0].validation_loss
         if not processes.is_main():
             return _report_of_main(out_dir)
-        asked = [examples[i] for i in held_out[: config.answered_rows]]
+        asked = questions(tokenizer, (examples[i] for i in held_out))
         answers = exact_match(
             trained,
             tokenizer,
-            [example for example in asked if example.prompt_length > 0],
+            islice(asked, config.answered_rows),
             new_tokens=config.answer_tokens,
             check_stop=check_stop_alone,
         )

@@ -32,7 +32,7 @@ class FinetuneReport(BaseModel):
     trained_parameters: int
     validation_loss: Scores  # nats a token
     perplexity: Scores
-    exact_match: float | None  # of final numbers; null where no answer ends with one
+    exact_match: float | None  # of final numbers; null where nothing is asked that has one
     best_step: int  # that is published
     points: list[Point]  # the curves
     seconds: dict[str, float]  # by phase

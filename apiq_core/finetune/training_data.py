@@ -102,7 +102,7 @@ def _read_text(
             value=len(ids),
             legal={"at_least": 2},
         )
-    return [Example((*first, *w.tokens), (*(False for _ in first), *w.learned), 0) for w in found]
+    return [Example((*first, *w.tokens), (*(False for _ in first), *w.learned)) for w in found]
 
 
 def _read_validation(

@@ -12,7 +12,7 @@ from apiq_core.finetune.train import lr_at
 
 
 def of_lengths(*lengths: int) -> list[Example]:
-    return [Example(tuple(range(n)), (True,) * n, 0) for n in lengths]
+    return [Example(tuple(range(n)), (True,) * n) for n in lengths]
 
 
 @given(
@@ -46,7 +46,7 @@ def test_another_epoch_is_another_order() -> None:
 
 
 def test_padding_carries_no_loss() -> None:
-    short = Example((7, 8), (False, True), 1)
+    short = Example((7, 8), (False, True))
     tokens, labels = pad([short, *of_lengths(3)], torch.device("cpu"))
     assert tokens.tolist() == [[7, 8, 0], [0, 1, 2]]
     assert labels.tolist() == [[IGNORED, 8, IGNORED], [0, 1, 2]]
