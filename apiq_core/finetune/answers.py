@@ -10,11 +10,15 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from apiq_core.events import CheckStop
+from apiq_core.events import CheckStop, Event, OnEvent
+from apiq_core.finetune.batches import token_batches
 from apiq_core.finetune.examples import Example
+from apiq_core.finetune.memory import is_out_of_memory
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-BATCH_ROWS = 32  # decoded together: packed weights are unpacked for every token, not for every row
+# that are decoded together: packed weights are unpacked for every token, not for every row. Of
+# those before the last one only keys and values are in memory
+BATCH_TOKENS = 16_384
 TIMES_AS_LONG = 2  # as the right answer may an answer be
 
 
@@ -52,23 +56,32 @@ def exact_match(
     asked: Iterable[Question],
     *,
     new_tokens: int,
+    on_event: OnEvent,
     check_stop: CheckStop,
 ) -> float | None:
-    """Share of questions in whose answer the last number is the right one; None if none is asked.
+    """Share of questions in whose answer the last number is the right one.
 
-    An answer has at most `new_tokens`, and at most twice as many as the longest right one.
+    None if none is asked, or if memory runs out, which a warning tells: it is no reason to lose
+    what was trained. An answer has at most `new_tokens`, and at most twice as many as the longest
+    right one.
     """
-    ordered = sorted(asked, key=lambda question: len(question.prompt))  # less padding
-    if not ordered:
+    asked = list(asked)
+    if not asked:
         return None
-    limit = min(new_tokens, TIMES_AS_LONG * max(question.answer_length for question in ordered))
+    limit = min(new_tokens, TIMES_AS_LONG * max(question.answer_length for question in asked))
     right = 0
-    for first in range(0, len(ordered), BATCH_ROWS):
+    for batch in token_batches(asked, lambda q: len(q.prompt) + limit, BATCH_TOKENS):
         check_stop()
-        batch = ordered[first : first + BATCH_ROWS]
-        said = _decode(model, tokenizer, [question.prompt for question in batch], limit)
+        try:
+            said = _decode(model, tokenizer, [question.prompt for question in batch], limit)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            message = f"out of memory while {len(batch)} answers were decoded; exact_match is null"
+            on_event(Event("warning", {"code": "out_of_memory", "message": message}))
+            return None
         right += sum(final_number(text) == q.wanted for text, q in zip(said, batch, strict=True))
-    return right / len(ordered)
+    return right / len(asked)
 
 
 @torch.no_grad()

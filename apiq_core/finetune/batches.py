@@ -1,6 +1,7 @@
 """In which order examples are trained on: a function of the seed, so that a resumed run goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from apiq_core.finetune.examples import Example
 
 GROUPED_BATCHES = 32  # so many batches are sorted by length together
 IGNORED = -100  # the label of a token without loss, as PyTorch has it
+Item = TypeVar("Item")
 
 
 def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -43,6 +45,22 @@ def epoch_batches(
         group = sorted(shuffled[first : first + size], key=lambda i: (-len(examples[i]), i))
         batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def token_batches(
+    items: Iterable[Item], length: Callable[[Item], int], budget: int
+) -> list[list[Item]]:
+    """`items`, the longest first, in batches of at most `budget` tokens, padding included.
+
+    One that is longer is alone.
+    """
+    ordered = sorted(items, key=length, reverse=True)
+    batches = []
+    while ordered:
+        size = max(1, budget // length(ordered[0]))
+        batches.append(ordered[:size])
+        ordered = ordered[size:]
+    return batches
 
 
 def pad(batch: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -132,6 +132,7 @@ def finetune(
             tokenizer,
             islice(asked, config.answered_rows),
             new_tokens=config.answer_tokens,
+            on_event=on_event,
             check_stop=check_stop_alone,
         )
 

@@ -18,11 +18,12 @@ from transformers import PreTrainedModel
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import CheckStop, Event, OnEvent
 from apiq_core.finetune import checkpoint, processes
-from apiq_core.finetune.batches import epoch_batches, pad
+from apiq_core.finetune.batches import epoch_batches, pad, token_batches
 from apiq_core.finetune.checkpoint import Point, State
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 from apiq_core.finetune.loss import summed_loss
+from apiq_core.finetune.memory import is_out_of_memory
 from apiq_core.finetune.parameters import parameter_groups, trained_parameters
 
 ROLLBACKS = 2  # how often a run whose loss was not finite goes back and tries at half the rate
@@ -122,22 +123,34 @@ def train(run: Run) -> State:
 
 
 def mean_loss(run: Run, members: Sequence[int]) -> float:
-    """Nats a token that carries loss, over the examples `members`."""
+    """Nats a token that carries loss, over the examples `members`.
+
+    Raises `Stopped`, `InfraError(out_of_memory)`.
+    """
     run.model.eval()
-    ordered = sorted(members, key=lambda i: (-len(run.examples[i]), i))
-    batches = []
-    while ordered:
-        size = max(1, MICRO_BATCH_TOKENS // len(run.examples[ordered[0]]))
-        batches.append(ordered[:size])
-        ordered = ordered[size:]
+    batches = token_batches(
+        sorted(members), lambda i: len(run.examples[i]), budget=MICRO_BATCH_TOKENS
+    )
     total, count = 0.0, 0
     with torch.no_grad():
         for first in range(0, len(batches), processes.count()):
             run.check_stop()  # all ask equally often, though the last may have no batch left
             for batch in processes.share(batches[first : first + processes.count()]):
-                loss, tokens = summed_loss(run.model, *pad(_of(run, batch), run.device))
-                total, count = total + float(loss), count + tokens
+                loss, tokens = _scored(run, batch)
+                total, count = total + loss, count + tokens
     return processes.summed(total) / processes.summed(count)
+
+
+def _scored(run: Run, batch: Sequence[int]) -> tuple[float, int]:
+    try:
+        loss, tokens = summed_loss(run.model, *pad(_of(run, batch), run.device))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        rows = f"{len(batch)} held-out rows of up to {len(run.examples[batch[0]])} tokens"
+        message = f"out of memory while {rows} were scored; try a smaller max_length"
+        raise InfraError("out_of_memory", message) from error
+    return float(loss), tokens
 
 
 def lr_at(step: int, total: int, config: FinetuneConfig) -> float:
@@ -192,8 +205,8 @@ def _gradients_in_memory(
     while True:
         try:
             return _gradients(run, batch, state.micro_batch_size)
-        except RuntimeError as error:  # `torch.OutOfMemoryError` is one; a CPU has none of its own
-            if not _is_out_of_memory(error):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
             optimizer.zero_grad(set_to_none=True)
             _halve_micro_batch(run, state, error)
@@ -290,10 +303,6 @@ def _halve_micro_batch(run: Run, state: State, error: RuntimeError) -> None:
     state.micro_batch_size = size // 2
     message = f"out of memory at {size} rows at a time; on with {size // 2}"
     run.on_event(Event("warning", {"code": "out_of_memory", "message": message}))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def _of(run: Run, members: Sequence[int]) -> list[Example]:

@@ -279,6 +279,18 @@ def test_out_of_memory_twice_fails(
     assert caught.value.code == "out_of_memory"
 
 
+def test_out_of_memory_while_scoring_is_told_as_such(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summed_loss(*_: Any) -> None:
+        raise torch.OutOfMemoryError("the GPU is full")
+
+    monkeypatch.setattr(training, "summed_loss", summed_loss)
+    with pytest.raises(InfraError, match="8 held-out rows of up to") as caught:
+        run(base, sums, tmp_path, config())
+    assert caught.value.code == "out_of_memory"
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import apiq_core.finetune.answers as answers
+from apiq_core.events import Event
 from apiq_core.finetune.answers import Question, exact_match, final_number, questions
 from apiq_core.finetune.examples import tokenize
 from apiq_core.finetune.rows import parse
@@ -50,13 +52,18 @@ def test_answers_decoded_together_are_those_decoded_alone(
     prompts = [question.prompt for question in asked("7", "7", "7")]
     together = answers._decode(peft, tokenizer, prompts, 12)
     assert together == [answers._decode(peft, tokenizer, [p], 12)[0] for p in prompts]
+
+    def matched(found: list[Question]) -> float | None:
+        return exact_match(
+            *(peft, tokenizer, found), new_tokens=99, on_event=print, check_stop=lambda: None
+        )
+
     # what the model says is right, where the right answer is what it says
     says = [f"{said} #### 7" for said in together]
     monkeypatch.setattr(answers, "_decode", lambda *_: [*says[:2], "no number"])
-    found = exact_match(peft, tokenizer, asked(*says), new_tokens=99, check_stop=lambda: None)
-    assert found == pytest.approx(2 / 3)
+    assert matched(asked(*says)) == pytest.approx(2 / 3)
     assert asked("none", "none", "none") == []
-    assert exact_match(peft, tokenizer, [], new_tokens=9, check_stop=lambda: None) is None
+    assert matched([]) is None
 
 
 def test_a_chat_is_asked_its_first_question(tmp_path: Path) -> None:
@@ -71,3 +78,35 @@ def test_a_chat_is_asked_its_first_question(tmp_path: Path) -> None:
     (question,) = questions(tokenizer, [text, example])
     assert tokenizer.decode(question.prompt) == "[user]What is 1 and 1?[assistant]"
     assert question.wanted == 2
+
+
+def test_long_answers_are_decoded_in_parts_and_may_take_too_much_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nobody: Any = None
+    decoded: list[int] = []
+    events: list[Event] = []
+
+    def decode(_model: Any, _tokenizer: Any, prompts: list[tuple[int, ...]], limit: int) -> Any:
+        decoded.append(len(prompts))
+        assert len(prompts) * (max(map(len, prompts)) + limit) <= 100
+        if max(map(len, prompts)) == 25:
+            raise torch.OutOfMemoryError("the GPU is full")
+        return ["7"] * len(prompts)
+
+    def matched(lengths: list[int]) -> float | None:
+        asked = [Question((5,) * n, 3, 7.0) for n in lengths]
+        return exact_match(
+            *(nobody, nobody, asked),
+            new_tokens=99,
+            on_event=events.append,
+            check_stop=lambda: None,
+        )
+
+    monkeypatch.setattr(answers, "_decode", decode)
+    monkeypatch.setattr(answers, "BATCH_TOKENS", 100)
+    assert matched([4, 19, 4, 14, 4, 4]) == 1.0
+    assert (decoded, events) == ([4, 2], [])  # four of 25 tokens, with those of the answer
+    assert matched([4, 25]) is None
+    (event,) = events
+    assert (event.type, event.data["code"]) == ("warning", "out_of_memory")

@@ -1,11 +1,13 @@
 """The order of training is a function of the seed, and every row comes once an epoch."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiq_core.finetune.batches import IGNORED, epoch_batches, pad, split
+from apiq_core.finetune.batches import IGNORED, epoch_batches, pad, split, token_batches
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 from apiq_core.finetune.train import lr_at
@@ -37,6 +39,18 @@ def test_rows_of_similar_length_go_together() -> None:
         lengths = [len(examples[i]) for i in batch]
         wasted += sum(max(lengths) - n for n in lengths)
     assert wasted == 16 * (0 + 1 + 2 + 3)
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))
+def test_batches_keep_to_their_tokens(lengths: list[int], budget: int) -> None:
+    batches = token_batches(range(len(lengths)), lengths.__getitem__, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * max(lengths[i] for i in batch)
+        assert padded <= budget or len(batch) == 1
+    for one, other in pairwise(batches):  # no batch has room for the next row
+        assert (len(one) + 1) * lengths[one[0]] > budget
+        assert lengths[one[-1]] >= lengths[other[0]]
 
 
 def test_another_epoch_is_another_order() -> None:
