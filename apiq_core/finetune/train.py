@@ -92,7 +92,7 @@ def train(run: Run) -> State:
         processes.wait()  # who goes back or goes on reads what the main one wrote
         run.on_event(Event("checkpoint", {"step": state.step}))
 
-    found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    found = _take_over(run, parameters, optimizer)
     if found is None:
         state = State(micro_batch_size=run.micro_batch_size())
         best: dict[str, Tensor] = {}
@@ -263,6 +263,19 @@ def _score(
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
+def _take_over(
+    run: Run, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[State, dict[str, Tensor]] | None:
+    """What an earlier run left, if it is this run's; a warning says why not."""
+    try:
+        return checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    except checkpoint.Unusable as error:
+        message = f"the training checkpoint of an earlier run {error}; training begins anew"
+        data = {"code": "checkpoint_discarded", "message": message}
+        run.on_event(Event("warning", data | {"block": 0, "differs": error.differs}))
+        return None
+
+
 def _roll_back(
     run: Run,
     state: State,
@@ -280,7 +293,10 @@ def _roll_back(
             param="lr",
             value=run.config.lr,
         )
-    found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    try:
+        found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    except checkpoint.Unusable as error:
+        raise InfraError("checkpoint_lost", f"the last checkpoint {error}") from None
     if found is None:
         raise InfraError("checkpoint_lost", "the last checkpoint is gone from the disk")
     earlier, best = found

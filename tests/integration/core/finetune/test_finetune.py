@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
@@ -147,6 +148,21 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(
     run(base, sums, tmp_path, config(lr=5e-3), on_event=events.append)
     assert not [e for e in events if e.type == "resumed"]
     assert next(e.data["done"] for e in events if e.type == "progress") == 1
+    (warning,) = [e.data for e in events if e.type == "warning"]
+    assert (warning["code"], warning["block"]) == ("checkpoint_discarded", 0)
+    assert warning["differs"] == ["config.lr"]
+    assert "was made with another config.lr; training begins anew" in warning["message"]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told(base: Path, sums: Path, tmp_path: Path) -> None:
+    file = training_checkpoint(tmp_path)
+    events: list[Event] = []
+    for content in (b"cut short", safetensors.torch.save({"a": torch.ones(1)})):
+        file.write_bytes(content)
+        events.clear()
+        run(base, sums, tmp_path, config(max_steps=1), on_event=events.append)
+        (warning,) = [e.data for e in events if e.type == "warning"]
+        assert (warning["code"], warning["differs"]) == ("checkpoint_discarded", [])
 
 
 def test_no_better_state_ends_it_early_and_the_best_is_kept(
