@@ -1,13 +1,28 @@
 """What a finetune job measured."""
 
+import platform
 from typing import Any
 
-from pydantic import BaseModel
+import peft
+import torch
+import transformers
+from pydantic import BaseModel, Field
 
 from apiq_core import __version__
 from apiq_core.finetune.checkpoint import Point
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.training_data import FileCounts
+
+
+def used_versions() -> dict[str, str]:
+    """Of what computes, by package."""
+    return {
+        "apiq_core": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "python": platform.python_version(),
+    }
 
 
 class Scores(BaseModel):
@@ -40,6 +55,7 @@ class FinetuneReport(BaseModel):
     projected_memory_bytes: dict[str, int]  # of larger models, trained the same way
     device: str
     version: str = __version__
+    versions: dict[str, str] = Field(default_factory=used_versions)
 
     def headline(self) -> dict[str, Any]:
         """The figures that a job shows of itself."""

@@ -199,6 +199,8 @@ def test_what_it_publishes_names_what_it_was_made_from(
     assert manifest["config"]["lr"] == TRAINING["lr"]
     assert job.input["model"] == "tiny"
     report = json.loads(house.content(files["report.json"].key))
+    assert manifest["versions"] == report["versions"]
+    assert {"torch", "transformers", "peft"} <= manifest["versions"].keys()
     assert job.metrics is not None
     assert job.metrics["validation_loss"] == report["validation_loss"]
     phases = [event["phase"] for event in data(house, job, "phase")]

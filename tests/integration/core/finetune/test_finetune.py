@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import safetensors.torch
 import torch
@@ -40,6 +41,15 @@ def test_it_learns_and_stock_tools_read_what_it_learned(
     assert [p.step for p in report.points] == [0, *range(4, 49, 4)]
     assert report.points[0].validation_loss == loss.before
     assert report.exact_match is not None
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["versions"]["peft"] == peft.__version__
+    assert written["versions"].keys() == {
+        "apiq_core",
+        "torch",
+        "transformers",
+        "peft",
+        "python",
+    }
     phases = [e.data["phase"] for e in events if e.type == "phase"]
     assert phases == ["preparing", "training", "evaluating", "packaging"]
     assert [e.data["step"] for e in events if e.type == "metrics"] == [0, *range(4, 49, 4)]
