@@ -29,7 +29,9 @@ from apiq_core.finetune.parameters import trained_parameters
 from apiq_core.finetune.projection import projected
 from apiq_core.finetune.report import FinetuneReport, Scores
 from apiq_core.finetune.report_html import report_html
-from apiq_core.finetune.train import Run, mean_loss, train
+from apiq_core.finetune.run import Run
+from apiq_core.finetune.scoring import mean_loss
+from apiq_core.finetune.train import train
 from apiq_core.finetune.training_data import VALIDATION_FRACTION, load_data
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint

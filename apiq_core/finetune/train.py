@@ -7,75 +7,36 @@ them do the same; only the main one writes.
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from apiq_core.errors import InfraError, Stopped, UserError
-from apiq_core.events import CheckStop, Event, OnEvent
+from apiq_core.events import Event
 from apiq_core.finetune import checkpoint, processes
-from apiq_core.finetune.batches import epoch_batches, pad, token_batches
+from apiq_core.finetune.batches import pad
 from apiq_core.finetune.checkpoint import Point, State
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.examples import Example
 from apiq_core.finetune.loss import summed_loss
 from apiq_core.finetune.memory import is_out_of_memory
 from apiq_core.finetune.parameters import parameter_groups, trained_parameters
+from apiq_core.finetune.run import Run
+from apiq_core.finetune.scoring import mean_loss
 
 ROLLBACKS = 2  # how often a run whose loss was not finite goes back and tries at half the rate
 EVALUATIONS = 10  # unless the config says after how many steps
-MICRO_BATCH_TOKENS = 8192  # that are scored at a time
 
 
 class NotFinite(Exception):
     """A loss or a gradient is not a number; the message says which."""
 
 
-@dataclass
-class Run:
-    """What a training run works with; `config` is resolved but for its step counts."""
-
-    model: PreTrainedModel | PeftModel
-    examples: Sequence[Example]
-    members: Sequence[int]  # indices of what is trained on
-    held_out: Sequence[int]  # that are scored
-    config: FinetuneConfig
-    checkpoint_file: Path
-    identity: Mapping[str, object]
-    device: torch.device
-    on_event: OnEvent
-    check_stop: CheckStop
-    _epoch: tuple[int, list[list[int]]] = field(default=(-1, []))
-
-    def batches(self, epoch: int) -> list[list[int]]:
-        if self._epoch[0] != epoch:
-            batch_size, seed = self.config.batch_size, self.config.seed
-            made = epoch_batches(self.examples, self.members, batch_size, seed, epoch)
-            self._epoch = epoch, made
-        return self._epoch[1]
-
-    def micro_batch_size(self) -> int:
-        """Rows in memory at a time: no more than make a share for every process."""
-        share = math.ceil(self.config.batch_size / processes.count())
-        return min(self.config.micro_batch_size, share)
-
-    def batches_per_epoch(self) -> int:
-        return math.ceil(len(self.members) / self.config.batch_size)
-
-    def step_count(self) -> int:
-        steps = self.config.epochs * self.batches_per_epoch()
-        return min(steps, self.config.max_steps or steps)
-
-
 def train(run: Run) -> State:
     """Train, and leave the model with the parameters that scored best on held-out rows.
 
-    Raises `Stopped` behind a checkpoint when asked to, `UserError(diverged)` where the loss stays
-    not finite at a quarter of the learning rate, `InfraError(out_of_memory)`.
+    Raises `Stopped` behind a checkpoint when asked to, `UserError`: `illegal_base` where the loss
+    is not finite before the first step, `diverged` where it stays so at a quarter of the learning
+    rate; `InfraError(out_of_memory)`.
     """
     config, parameters = run.config, trained_parameters(run.model)
     optimizer = torch.optim.AdamW(
@@ -120,37 +81,6 @@ def train(run: Run) -> State:
         for name, parameter in parameters.items():
             parameter.copy_(best[name])
     return state
-
-
-def mean_loss(run: Run, members: Sequence[int]) -> float:
-    """Nats a token that carries loss, over the examples `members`.
-
-    Raises `Stopped`, `InfraError(out_of_memory)`.
-    """
-    run.model.eval()
-    batches = token_batches(
-        sorted(members), lambda i: len(run.examples[i]), budget=MICRO_BATCH_TOKENS
-    )
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for first in range(0, len(batches), processes.count()):
-            run.check_stop()  # all ask equally often, though the last may have no batch left
-            for batch in processes.share(batches[first : first + processes.count()]):
-                loss, tokens = _scored(run, batch)
-                total, count = total + loss, count + tokens
-    return processes.summed(total) / processes.summed(count)
-
-
-def _scored(run: Run, batch: Sequence[int]) -> tuple[float, int]:
-    try:
-        loss, tokens = summed_loss(run.model, *pad(_of(run, batch), run.device))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        rows = f"{len(batch)} held-out rows of up to {len(run.examples[batch[0]])} tokens"
-        message = f"out of memory while {rows} were scored; try a smaller max_length"
-        raise InfraError("out_of_memory", message) from error
-    return float(loss), tokens
 
 
 def lr_at(step: int, total: int, config: FinetuneConfig) -> float:
@@ -220,7 +150,7 @@ def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[f
     for at in range(0, len(firsts), processes.count()):
         run.check_stop()  # all ask equally often, though the last may have no rows left
         for first in processes.share(firsts[at : at + processes.count()]):
-            micro = _of(run, batch[first : first + micro_batch_size])
+            micro = run.chosen(batch[first : first + micro_batch_size])
             loss, _ = summed_loss(run.model, *pad(micro, run.device))
             (loss / count).backward()
             total += float(loss.detach())
@@ -319,10 +249,6 @@ def _halve_micro_batch(run: Run, state: State, error: RuntimeError) -> None:
     state.micro_batch_size = size // 2
     message = f"out of memory at {size} rows at a time; on with {size // 2}"
     run.on_event(Event("warning", {"code": "out_of_memory", "message": message}))
-
-
-def _of(run: Run, members: Sequence[int]) -> list[Example]:
-    return [run.examples[i] for i in members]
 
 
 def _last_scored(state: State) -> int | None:

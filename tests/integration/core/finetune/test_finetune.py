@@ -13,10 +13,11 @@ import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
+import apiq_core.finetune.run as running
 import apiq_core.finetune.train as training
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
-from apiq_core.finetune import batches
+from apiq_core.finetune import batches, scoring
 from apiq_core.finetune.finetune import finetune
 from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import config, quantized, run, stock_loss, stop_after
@@ -143,7 +144,7 @@ def test_the_order_of_an_epoch_is_made_once(
         made.append(arguments[-1])
         return batches.epoch_batches(*arguments)
 
-    monkeypatch.setattr(training, "epoch_batches", epoch_batches)
+    monkeypatch.setattr(running, "epoch_batches", epoch_batches)
     report = run(base, sums, tmp_path, config(epochs=3, batch_size=5))  # 32 rows: 7 steps an epoch
     assert (made, report.points[-1].step) == ([0, 1, 2], 21)
 
@@ -181,7 +182,7 @@ def test_no_better_state_ends_it_early_and_the_best_is_kept(
     losses = [3.0, 2.0, 2.5, 2.0]
     seen: list[dict[str, torch.Tensor]] = []
 
-    def mean_loss(run: training.Run, members: object) -> float:
+    def mean_loss(run: running.Run, members: object) -> float:
         parameters = training.trained_parameters(run.model)
         seen.append({name: p.detach().clone() for name, p in parameters.items()})
         return losses[len(seen) - 1]
@@ -246,7 +247,7 @@ def scored_as(changes: dict[int, Callable[[float], float]]) -> Callable[..., flo
     calls = itertools.count(1)
     original = training.mean_loss
 
-    def mean_loss(run: training.Run, members: Sequence[int]) -> float:
+    def mean_loss(run: running.Run, members: Sequence[int]) -> float:
         change = changes.get(next(calls), lambda loss: loss)
         return change(original(run, members))
 
@@ -311,7 +312,7 @@ def test_out_of_memory_while_scoring_is_told_as_such(
     def summed_loss(*_: Any) -> None:
         raise torch.OutOfMemoryError("the GPU is full")
 
-    monkeypatch.setattr(training, "summed_loss", summed_loss)
+    monkeypatch.setattr(scoring, "summed_loss", summed_loss)
     with pytest.raises(InfraError, match="8 held-out rows of up to") as caught:
         run(base, sums, tmp_path, config())
     assert caught.value.code == "out_of_memory"
