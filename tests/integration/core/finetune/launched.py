@@ -19,7 +19,8 @@ from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import run
 
-ORDER = 12  # the question whether to stop that the second process answers with yes
+# the question whether to stop that the second process answers with yes: in the midst of step 3
+ORDER = 15
 
 
 def stop(base: Path, data: Path, out: Path, settings: FinetuneConfig) -> None:
