@@ -16,8 +16,8 @@ evaluating and packaging.
 
 Warnings are `diverged`, which the report repeats, and `checkpoint_discarded` with `block`, the
 first of the earlier run's blocks that was not taken over, and `differs`, the fields of the
-identity why (empty: it could not be read). Finetuning has `diverged`, `out_of_memory` and
-`validation_overlaps`.
+identity why (empty: it could not be read; `block` is 0 of a training run). Finetuning also has
+`out_of_memory` and `validation_overlaps`.
 """
 
 from collections.abc import Callable

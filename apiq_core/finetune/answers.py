@@ -1,7 +1,8 @@
 """How many questions are answered right: the final number, greedily decoded."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,12 +10,25 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from apiq_core.events import CheckStop
+from apiq_core.events import CheckStop, Event, OnEvent
+from apiq_core.finetune.batches import token_batches
 from apiq_core.finetune.examples import Example
+from apiq_core.finetune.memory import is_out_of_memory
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-BATCH_ROWS = 32  # decoded together: packed weights are unpacked for every token, not for every row
+# that are decoded together: packed weights are unpacked for every token, not for every row. Of
+# those before the last one only keys and values are in memory
+BATCH_TOKENS = 16_384
 TIMES_AS_LONG = 2  # as the right answer may an answer be
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the model is asked, and the number that is right."""
+
+    prompt: tuple[int, ...]
+    answer_length: int  # tokens of the right answer
+    wanted: float
 
 
 def final_number(text: str) -> float | None:
@@ -23,31 +37,50 @@ def final_number(text: str) -> float | None:
     return float(found[-1].replace(",", "")) if found else None
 
 
+def questions(
+    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example]
+) -> Iterator[Question]:
+    """Those of `examples` that ask something and have a number in their answer."""
+    for example in examples:
+        if example.answer is None:
+            continue
+        begin, end = example.answer
+        wanted = final_number(_text(tokenizer, example.tokens[begin:end]))
+        if wanted is not None:
+            yield Question(example.tokens[:begin], end - begin, wanted)
+
+
 def exact_match(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
+    asked: Iterable[Question],
     *,
     new_tokens: int,
+    on_event: OnEvent,
     check_stop: CheckStop,
 ) -> float | None:
-    """Share of `examples` whose answer ends with the right number; None if none ends with one.
+    """Share of questions in whose answer the last number is the right one.
 
-    An answer has at most `new_tokens`, and at most twice as many as the longest right one.
+    None if none is asked, or if memory runs out, which a warning tells: it is no reason to lose
+    what was trained. An answer has at most `new_tokens`, and at most twice as many as the longest
+    right one.
     """
-    wanted = [final_number(_text(tokenizer, e.tokens[e.prompt_length :])) for e in examples]
-    asked = [(e, n) for e, n in zip(examples, wanted, strict=True) if n is not None]
+    asked = list(asked)
     if not asked:
         return None
-    longest = max(len(example) - example.prompt_length for example, _ in asked)
-    limit = min(new_tokens, TIMES_AS_LONG * longest)
-    asked.sort(key=lambda pair: pair[0].prompt_length)  # less padding
+    limit = min(new_tokens, TIMES_AS_LONG * max(question.answer_length for question in asked))
     right = 0
-    for first in range(0, len(asked), BATCH_ROWS):
+    for batch in token_batches(asked, lambda q: len(q.prompt) + limit, BATCH_TOKENS):
         check_stop()
-        batch = asked[first : first + BATCH_ROWS]
-        said = _decode(model, tokenizer, [example for example, _ in batch], limit)
-        right += sum(final_number(text) == n for text, (_, n) in zip(said, batch, strict=True))
+        try:
+            said = _decode(model, tokenizer, [question.prompt for question in batch], limit)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            message = f"out of memory while {len(batch)} answers were decoded; exact_match is null"
+            on_event(Event("warning", {"code": "out_of_memory", "message": message}))
+            return None
+        right += sum(final_number(text) == q.wanted for text, q in zip(said, batch, strict=True))
     return right / len(asked)
 
 
@@ -55,24 +88,24 @@ def exact_match(
 def _decode(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
+    prompts: Sequence[Sequence[int]],
     limit: int,
 ) -> list[str]:
     """What the model says to each prompt, up to `limit` tokens."""
     model.eval()
     device = next(model.parameters()).device
     filler = tokenizer.eos_token_id or 0
-    prompts, mask = _left_padded([e.tokens[: e.prompt_length] for e in examples], filler)
+    tokens, mask = _left_padded(prompts, filler)
     causal: Any = model
     out = causal.generate(
-        input_ids=prompts.to(device),
+        input_ids=tokens.to(device),
         attention_mask=mask.to(device),
         max_new_tokens=limit,
         do_sample=False,
         use_cache=True,
         pad_token_id=filler,
     )
-    return [_text(tokenizer, row.tolist()) for row in out[:, prompts.shape[1] :]]
+    return [_text(tokenizer, row.tolist()) for row in out[:, tokens.shape[1] :]]
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """In which order examples are trained on: a function of the seed, so that a resumed run goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,15 +10,24 @@ from apiq_core.finetune.examples import Example
 
 GROUPED_BATCHES = 32  # so many batches are sorted by length together
 IGNORED = -100  # the label of a token without loss, as PyTorch has it
+Item = TypeVar("Item")
 
 
 def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to train on and indices to hold out, each at least one. Raises `ValueError`."""
+    """Indices to train on and indices to hold out, each at least one. Raises `ValueError`.
+
+    What is held out is in a random order: the first of it are a sample of the file.
+    """
     if len(examples) < 2:
         raise ValueError("one example cannot be split")
-    order = torch.randperm(len(examples), generator=_generator(seed, 0)).tolist()
+    order = random_order(len(examples), seed)
     held_out = min(max(1, round(fraction * len(examples))), len(examples) - 1)
-    return sorted(order[held_out:]), sorted(order[:held_out])
+    return sorted(order[held_out:]), order[:held_out]
+
+
+def random_order(count: int, seed: int) -> list[int]:
+    """The numbers below `count`."""
+    return torch.randperm(count, generator=_generator(seed, 0)).tolist()
 
 
 def epoch_batches(
@@ -35,6 +45,22 @@ def epoch_batches(
         group = sorted(shuffled[first : first + size], key=lambda i: (-len(examples[i]), i))
         batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def token_batches(
+    items: Iterable[Item], length: Callable[[Item], int], budget: int
+) -> list[list[Item]]:
+    """`items`, the longest first, in batches of at most `budget` tokens, padding included.
+
+    One that is longer is alone.
+    """
+    ordered = sorted(items, key=length, reverse=True)
+    batches = []
+    while ordered:
+        size = max(1, budget // length(ordered[0]))
+        batches.append(ordered[:size])
+        ordered = ordered[size:]
+    return batches
 
 
 def pad(batch: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:

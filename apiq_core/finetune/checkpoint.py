@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from apiq_core.checkpoint import write_tensors
+from apiq_core.identity import differing
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
@@ -48,6 +49,15 @@ class State(BaseModel):
         return sum(point.step > self.best_step for point in self.points)
 
 
+class Unusable(Exception):
+    """There is a checkpoint, but not of this run: `differs` names the fields of the identity, and
+    is empty where it cannot be read."""
+
+    def __init__(self, why: str, differs: list[str]) -> None:
+        super().__init__(why)
+        self.differs = differs
+
+
 def save(
     path: Path,
     state: State,
@@ -75,23 +85,28 @@ def load(
 ) -> tuple[State, dict[str, Tensor]] | None:
     """Put a checkpoint back: its state and the best parameters so far.
 
-    None if there is none, it is not whole, or it was made with another identity.
+    None if there is none. Raises `Unusable` if it is not whole or has another identity.
     """
+    if not path.exists():
+        return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            if json.loads(metadata["identity"]) != json.loads(json.dumps(identity)):
-                return None
+            metadata = file.metadata() or {}
+            differs = differing(json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
+            if differs:
+                raise Unusable(f"was made with another {', '.join(differs)}", differs)
             state = State.model_validate_json(metadata["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise Unusable(f"cannot be read: {error}", []) from None
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter/{name}"])
             optimizer.state.pop(parameter, None)
             if f"exp_avg/{name}" in tensors:
-                moments = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in MOMENTS}
-                optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}
+                device = parameter.device  # the step's too, which AdamW, fused, counts there
+                moments = {key: tensors[f"{key}/{name}"].to(device) for key in MOMENTS}
+                step = torch.tensor(float(state.step), device=device)
+                optimizer.state[parameter] = {"step": step, **moments}
     best = {name: tensors[f"best/{name}"] for name in parameters if f"best/{name}" in tensors}
     return state, best

@@ -82,7 +82,10 @@ class FinetuneConfig(BaseModel):
         "0.05, unless there is a validation set of its own.",
     )
     validation_rows: int = Field(
-        128, ge=1, le=100_000, description="Held-out rows that are scored, at most."
+        128,
+        ge=1,
+        le=100_000,
+        description="Held-out rows that are scored, at most: a random sample.",
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="Steps between two scores. A tenth of all steps, at least 1."
@@ -101,7 +104,7 @@ class FinetuneConfig(BaseModel):
         ge=0,
         le=10_000,
         description="Held-out rows with a question whose answer is decoded at the end, at most; "
-        "counted is whether its last number is right.",
+        "counted is whether its last number is right. Of a chat the first question is asked.",
     )
     answer_tokens: int = Field(256, ge=1, le=8192, description="Tokens of an answer, at most.")
     gradient_checkpointing: bool = Field(

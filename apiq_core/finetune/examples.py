@@ -7,9 +7,11 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
+from apiq_core.events import CheckStop
 from apiq_core.finetune.rows import Row, Segment
 
 SHOWN_LINES = 20
+POLLED_ROWS = 100  # are tokenized between two questions whether to stop
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Example:
 
     tokens: tuple[int, ...]
     learned: tuple[bool, ...]
-    prompt_length: int  # tokens before the first that is learned
+    # where the answer to what is asked first begins and ends; None: nothing is asked, or it was cut
+    answer: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -39,6 +42,7 @@ def to_examples(
     max_length: int,
     *,
     truncate: bool,
+    check_stop: CheckStop,
 ) -> Examples:
     """Tokenize `rows` (line numbers and rows).
 
@@ -49,7 +53,9 @@ def to_examples(
     examples: list[Example] = []
     left_out = 0
     too_long: list[int] = []
-    for line, row in rows:
+    for number, (line, row) in enumerate(rows):
+        if number % POLLED_ROWS == 0:
+            check_stop()
         example = tokenize(row, tokenizer)
         if len(example) > max_length:
             too_long.append(line)
@@ -110,16 +116,16 @@ def read(row: Row, tokenizer: PreTrainedTokenizerBase) -> Reading:
     learned = _learned(segments, encoded["offset_mapping"])
     ids = [*first, *encoded["input_ids"], *last]
     flags = [False] * len(first) + learned + [True] * len(last)
-    prompt_length = flags.index(True) if True in flags else len(flags)
     ends = (
         [0] * len(first) + [end for _, end in encoded["offset_mapping"]] + [len(text)] * len(last)
     )
-    return Reading(text, Example(tuple(ids), tuple(flags), prompt_length), tuple(ends))
+    example = Example(tuple(ids), tuple(flags), _first_answer(flags, len(first)))
+    return Reading(text, example, tuple(ends))
 
 
 def cut(example: Example, length: int) -> Example:
     """The first `length` tokens."""
-    return Example(example.tokens[:length], example.learned[:length], example.prompt_length)
+    return Example(example.tokens[:length], example.learned[:length])
 
 
 def windows(tokens: Sequence[int], length: int) -> list[Example]:
@@ -128,7 +134,7 @@ def windows(tokens: Sequence[int], length: int) -> list[Example]:
     What is left at the end is an example too, if it is long enough to predict anything.
     """
     parts = [tuple(tokens[i : i + length]) for i in range(0, len(tokens), length)]
-    return [Example(part, (True,) * len(part), 0) for part in parts if len(part) > 1]
+    return [Example(part, (True,) * len(part)) for part in parts if len(part) > 1]
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -203,6 +209,15 @@ def _behind(text: str, written: str) -> str:
             param="dataset",
         )
     return text[len(written) :]
+
+
+def _first_answer(learned: Sequence[bool], first: int) -> tuple[int, int] | None:
+    """The first run of learned tokens, if anything but the `first` special ones is before it."""
+    begin = next((i for i, flag in enumerate(learned) if flag), 0)
+    if begin <= first:
+        return None
+    end = next((i for i in range(begin, len(learned)) if not learned[i]), len(learned))
+    return begin, end
 
 
 def _learned(segments: Sequence[Segment], offsets: Sequence[tuple[int, int]]) -> list[bool]:

@@ -7,6 +7,7 @@ best on held-out rows, and write it down.
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from apiq_core.checkpoint import write_text
@@ -15,7 +16,7 @@ from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event, OnEvent, ShouldStop
 from apiq_core.finetune import processes
 from apiq_core.finetune.adapter import DEFAULT_RANK
-from apiq_core.finetune.answers import exact_match
+from apiq_core.finetune.answers import exact_match, questions
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
@@ -28,7 +29,9 @@ from apiq_core.finetune.parameters import trained_parameters
 from apiq_core.finetune.projection import projected
 from apiq_core.finetune.report import FinetuneReport, Scores
 from apiq_core.finetune.report_html import report_html
-from apiq_core.finetune.train import Run, mean_loss, train
+from apiq_core.finetune.run import Run
+from apiq_core.finetune.scoring import mean_loss
+from apiq_core.finetune.train import train
 from apiq_core.finetune.training_data import VALIDATION_FRACTION, load_data
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
@@ -93,7 +96,7 @@ def finetune(
     with meter.phase("preparing"):
         tokenizer = load_tokenizer(model_dir)
         _check_length(config.max_length, model_dir)
-        data = load_data(dataset, validation, tokenizer, config, on_event)
+        data = load_data(dataset, validation, tokenizer, config, on_event, check_stop)
         examples, members, held_out = data.examples, data.members, data.held_out
         model = load_model(model_dir, target, compute_dtype(target))
         use_matmul_dtype(model, target)
@@ -125,12 +128,13 @@ def finetune(
         before = state.points[0].validation_loss
         if not processes.is_main():
             return _report_of_main(out_dir)
-        asked = [examples[i] for i in held_out[: config.answered_rows]]
+        asked = questions(tokenizer, (examples[i] for i in held_out))
         answers = exact_match(
             trained,
             tokenizer,
-            [example for example in asked if example.prompt_length > 0],
+            islice(asked, config.answered_rows),
             new_tokens=config.answer_tokens,
+            on_event=on_event,
             check_stop=check_stop_alone,
         )
 
@@ -141,10 +145,10 @@ def finetune(
             model=model_name or base_name or model_dir.name,
             **packed_width(model),
             config=config,
-            rows={"train": len(members), "validation": len(held_out)},
+            rows={"train": len(members), "validation": len(run.held_out)},
             tokens={
                 "train": _learned(examples, members),
-                "validation": _learned(examples, held_out),
+                "validation": _learned(examples, run.held_out),
             },
             files=data.files,
             overlap=data.overlap,

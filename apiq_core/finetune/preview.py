@@ -96,7 +96,7 @@ def _read_text(text: str, tokenizer: PreTrainedTokenizerBase) -> Reading:
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     learned = (*(False for _ in first), *(True for _ in ids))
     ends = (*(0 for _ in first), *(end for _, end in offsets))
-    return Reading(text, Example((*first, *ids), learned, 0), ends)
+    return Reading(text, Example((*first, *ids), learned), ends)
 
 
 def _shown(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> ReadRow:

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from apiq_core.device import compute_dtype
 from apiq_core.finetune.packed_model import packed_layers
-from apiq_core.finetune.train import Run
+from apiq_core.finetune.run import Run
 
 FP32 = 4
 # parameter, gradient, two moments, and the best state so far

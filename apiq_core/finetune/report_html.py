@@ -32,7 +32,7 @@ def report_html(report: dict[str, Any]) -> str:
 def _made_with(report: dict[str, Any]) -> dict[str, Any]:
     about = {name: report[name] for name in ("base", "bits", "group_size", "device")}
     known = {name: value for name, value in about.items() if value is not None}
-    return known | {"apiq": report["version"]}
+    return {**known, **report["versions"]}
 
 
 def _tiles(report: dict[str, Any]) -> Html:

@@ -7,71 +7,36 @@ them do the same; only the main one writes.
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from apiq_core.errors import InfraError, Stopped, UserError
-from apiq_core.events import CheckStop, Event, OnEvent
+from apiq_core.events import Event
 from apiq_core.finetune import checkpoint, processes
-from apiq_core.finetune.batches import epoch_batches, pad
+from apiq_core.finetune.batches import pad
 from apiq_core.finetune.checkpoint import Point, State
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.examples import Example
 from apiq_core.finetune.loss import summed_loss
+from apiq_core.finetune.memory import is_out_of_memory
 from apiq_core.finetune.parameters import parameter_groups, trained_parameters
+from apiq_core.finetune.run import Run
+from apiq_core.finetune.scoring import mean_loss
 
 ROLLBACKS = 2  # how often a run whose loss was not finite goes back and tries at half the rate
 EVALUATIONS = 10  # unless the config says after how many steps
-MICRO_BATCH_TOKENS = 8192  # that are scored at a time
 
 
 class NotFinite(Exception):
-    """A loss or a gradient is not a number."""
-
-
-@dataclass
-class Run:
-    """What a training run works with; `config` is resolved but for its step counts."""
-
-    model: PreTrainedModel | PeftModel
-    examples: Sequence[Example]
-    members: Sequence[int]  # indices of what is trained on
-    held_out: Sequence[int]
-    config: FinetuneConfig
-    checkpoint_file: Path
-    identity: Mapping[str, object]
-    device: torch.device
-    on_event: OnEvent
-    check_stop: CheckStop
-    _epoch: tuple[int, list[list[int]]] = field(default=(-1, []))
-
-    def batches(self, epoch: int) -> list[list[int]]:
-        if self._epoch[0] != epoch:
-            batch_size, seed = self.config.batch_size, self.config.seed
-            made = epoch_batches(self.examples, self.members, batch_size, seed, epoch)
-            self._epoch = epoch, made
-        return self._epoch[1]
-
-    def micro_batch_size(self) -> int:
-        """Rows in memory at a time: no more than make a share for every process."""
-        share = math.ceil(self.config.batch_size / processes.count())
-        return min(self.config.micro_batch_size, share)
-
-    def step_count(self) -> int:
-        steps = self.config.epochs * len(self.batches(0))
-        return min(steps, self.config.max_steps or steps)
+    """A loss or a gradient is not a number; the message says which."""
 
 
 def train(run: Run) -> State:
     """Train, and leave the model with the parameters that scored best on held-out rows.
 
-    Raises `Stopped` behind a checkpoint when asked to, `UserError(diverged)` where the loss stays
-    not finite at a quarter of the learning rate, `InfraError(out_of_memory)`.
+    Raises `Stopped` behind a checkpoint when asked to, `UserError`: `illegal_base` where the loss
+    is not finite before the first step, `diverged` where it stays so at a quarter of the learning
+    rate; `InfraError(out_of_memory)`.
     """
     config, parameters = run.config, trained_parameters(run.model)
     optimizer = torch.optim.AdamW(
@@ -80,6 +45,7 @@ def train(run: Run) -> State:
     total = run.step_count()
     every = config.evaluate_every or max(1, total // EVALUATIONS)
     save_every = config.checkpoint_every or every
+    patience = config.patience or math.inf
 
     def save() -> None:
         if processes.is_main():
@@ -87,7 +53,7 @@ def train(run: Run) -> State:
         processes.wait()  # who goes back or goes on reads what the main one wrote
         run.on_event(Event("checkpoint", {"step": state.step}))
 
-    found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    found = _take_over(run, parameters, optimizer)
     if found is None:
         state = State(micro_batch_size=run.micro_batch_size())
         best: dict[str, Tensor] = {}
@@ -95,44 +61,26 @@ def train(run: Run) -> State:
         state, best = found
         run.on_event(Event("resumed", {"step": state.step}))
     while True:
-        is_last = state.step == total
+        is_due = state.step == total or state.step % every == 0
         try:
-            if _last_scored(state) != state.step and (is_last or state.step % every == 0):
+            if is_due and _last_scored(state) != state.step:
                 best = _score(run, state, parameters, best)
+            is_last = state.step == total or state.scores_since_best >= patience
             if is_last or state.step % save_every == 0:
                 save()
-            if is_last or state.scores_since_best >= (config.patience or math.inf):
+            if is_last:
                 break
-            run.check_stop()
             _step(run, state, parameters, optimizer, total)
         except Stopped:
+            optimizer.zero_grad(set_to_none=True)  # of a step that may not be whole
             save()
             raise
-        except NotFinite:
-            state, best = _roll_back(run, state, parameters, optimizer)
+        except NotFinite as error:
+            state, best = _roll_back(run, state, parameters, optimizer, str(error))
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(best[name])
     return state
-
-
-def mean_loss(run: Run, members: Sequence[int]) -> float:
-    """Nats a token that carries loss, over the examples `members`."""
-    run.model.eval()
-    ordered = sorted(members, key=lambda i: -len(run.examples[i]))
-    batches = []
-    while ordered:
-        size = max(1, MICRO_BATCH_TOKENS // len(run.examples[ordered[0]]))
-        batches.append(ordered[:size])
-        ordered = ordered[size:]
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for first in range(0, len(batches), processes.count()):
-            run.check_stop()  # all ask equally often, though the last may have no batch left
-            for batch in processes.share(batches[first : first + processes.count()]):
-                loss, tokens = summed_loss(run.model, *pad(_of(run, batch), run.device))
-                total, count = total + float(loss), count + tokens
-    return processes.summed(total) / processes.summed(count)
 
 
 def lr_at(step: int, total: int, config: FinetuneConfig) -> float:
@@ -151,13 +99,13 @@ def _step(
     total: int,
 ) -> None:
     start = time.monotonic()
-    batches = run.batches(state.step // len(run.batches(0)))
-    batch = batches[state.step % len(batches)]
+    epoch, number = divmod(state.step, run.batches_per_epoch())
+    batch = run.batches(epoch)[number]
     loss, tokens = _gradients_in_memory(run, state, batch, optimizer)
     norm = nn.utils.clip_grad_norm_(parameters.values(), run.config.max_norm)
     if not math.isfinite(loss) or not torch.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
-        raise NotFinite
+        raise NotFinite(f"the loss of step {state.step + 1}")
     for group in optimizer.param_groups:
         group["lr"] = state.lr_factor * lr_at(state.step, total, run.config) * group["relative_lr"]
     optimizer.step()
@@ -187,8 +135,8 @@ def _gradients_in_memory(
     while True:
         try:
             return _gradients(run, batch, state.micro_batch_size)
-        except RuntimeError as error:  # `torch.OutOfMemoryError` is one; a CPU has none of its own
-            if not _is_out_of_memory(error):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
             optimizer.zero_grad(set_to_none=True)
             _halve_micro_batch(run, state, error)
@@ -198,12 +146,14 @@ def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[f
     """Add the gradients of a batch's mean loss; the summed loss, and of how many tokens."""
     run.model.train()
     count = sum(sum(run.examples[i].learned[1:]) for i in batch)
-    total = 0.0
-    for first in processes.share(range(0, len(batch), micro_batch_size)):
-        micro = _of(run, batch[first : first + micro_batch_size])
-        loss, _ = summed_loss(run.model, *pad(micro, run.device))
-        (loss / count).backward()
-        total += float(loss.detach())
+    total, firsts = 0.0, range(0, len(batch), micro_batch_size)
+    for at in range(0, len(firsts), processes.count()):
+        run.check_stop()  # all ask equally often, though the last may have no rows left
+        for first in processes.share(firsts[at : at + processes.count()]):
+            micro = run.chosen(batch[first : first + micro_batch_size])
+            loss, _ = summed_loss(run.model, *pad(micro, run.device))
+            (loss / count).backward()
+            total += float(loss.detach())
     processes.sum_gradients(run.model)
     return processes.summed(total), count
 
@@ -211,8 +161,21 @@ def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[f
 def _score(
     run: Run, state: State, parameters: Mapping[str, nn.Parameter], best: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Add a point; the best parameters, which may be the present ones."""
+    """Add a point; the best parameters, which may be the present ones.
+
+    Raises `NotFinite`, and `UserError(illegal_base)` where it is not even before the first step.
+    """
     loss = mean_loss(run, run.held_out)
+    if not math.isfinite(loss):
+        if state.step > 0:
+            raise NotFinite(f"the held-out loss behind step {state.step}")
+        raise UserError(
+            "illegal_base",
+            f"the base's loss on held-out rows is {loss}, before the first step; legal: a base "
+            "whose loss is finite",
+            param="base",
+            value=str(loss),  # JSON has no number for it
+        )
     point = Point(
         step=state.step,
         train_loss=state.train_loss / state.train_tokens if state.train_tokens else None,
@@ -230,29 +193,44 @@ def _score(
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
+def _take_over(
+    run: Run, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[State, dict[str, Tensor]] | None:
+    """What an earlier run left, if it is this run's; a warning says why not."""
+    try:
+        return checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    except checkpoint.Unusable as error:
+        message = f"the training checkpoint of an earlier run {error}; training begins anew"
+        data = {"code": "checkpoint_discarded", "message": message}
+        run.on_event(Event("warning", data | {"block": 0, "differs": error.differs}))
+        return None
+
+
 def _roll_back(
     run: Run,
     state: State,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    what: str,
 ) -> tuple[State, dict[str, Tensor]]:
+    """To the last checkpoint, at half the learning rate: `what` is not finite."""
     factor = state.lr_factor / 2
     if factor < 0.5**ROLLBACKS:
         raise UserError(
             "diverged",
-            f"the loss of step {state.step + 1} is not finite, nor was it at twice and four times "
-            f"the learning rate of {run.config.lr * state.lr_factor:.3g}; legal: a smaller lr",
+            f"{what} is not finite, nor was it at twice and four times the learning rate of "
+            f"{run.config.lr * state.lr_factor:.3g}; legal: a smaller lr",
             param="lr",
             value=run.config.lr,
         )
-    found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    try:
+        found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
+    except checkpoint.Unusable as error:
+        raise InfraError("checkpoint_lost", f"the last checkpoint {error}") from None
     if found is None:
         raise InfraError("checkpoint_lost", "the last checkpoint is gone from the disk")
     earlier, best = found
-    message = (
-        f"the loss of step {state.step + 1} was not finite; "
-        f"back to step {earlier.step}, at half the learning rate"
-    )
+    message = f"{what} was not finite; back to step {earlier.step}, at half the learning rate"
     run.on_event(Event("warning", {"code": "diverged", "message": message}))
     earlier.lr_factor = factor
     return earlier, best
@@ -271,14 +249,6 @@ def _halve_micro_batch(run: Run, state: State, error: RuntimeError) -> None:
     state.micro_batch_size = size // 2
     message = f"out of memory at {size} rows at a time; on with {size // 2}"
     run.on_event(Event("warning", {"code": "out_of_memory", "message": message}))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def _of(run: Run, members: Sequence[int]) -> list[Example]:
-    return [run.examples[i] for i in members]
 
 
 def _last_scored(state: State) -> int | None:

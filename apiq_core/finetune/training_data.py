@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
-from apiq_core.events import Event, OnEvent
-from apiq_core.finetune.batches import split
+from apiq_core.events import CheckStop, Event, OnEvent
+from apiq_core.finetune.batches import random_order, split
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.data import read_rows
 from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
@@ -32,7 +32,7 @@ class TrainingData:
 
     examples: list[Example]
     members: list[int]
-    held_out: list[int]
+    held_out: list[int]  # in a random order
     files: dict[str, FileCounts]  # by `dataset` and, if it is a file, `validation`
     overlap: int  # held-out examples that are trained on too, token for token
 
@@ -43,19 +43,18 @@ def load_data(
     tokenizer: PreTrainedTokenizerBase,
     config: FinetuneConfig,
     on_event: OnEvent,
+    check_stop: CheckStop,
 ) -> TrainingData:
     """Read, tokenize and divide. Warns of an overlap. Raises `UserError`, which names `dataset` or
-    `validation`."""
-    examples, counts = _read(dataset, tokenizer, config, "dataset")
+    `validation`, and `Stopped`."""
+    examples, counts = _read(dataset, tokenizer, config, "dataset", check_stop)
     files = {"dataset": counts}
     if validation is None:
         members, held_out = _split(examples, config)
     else:
-        more, files["validation"] = _read_validation(validation, tokenizer, config)
-        _check_some(examples, "dataset")
-        _check_some(more, "validation")
+        more, files["validation"] = _read_validation(validation, tokenizer, config, check_stop)
         members = list(range(len(examples)))
-        held_out = list(range(len(examples), len(examples) + len(more)))
+        held_out = [len(examples) + i for i in random_order(len(more), config.seed)]
         examples = [*examples, *more]
     trained = {examples[i].tokens for i in members}
     overlap = sum(examples[i].tokens in trained for i in held_out)
@@ -66,19 +65,19 @@ def load_data(
 
 
 def _read(
-    file: Path, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig, param: str
+    file: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    config: FinetuneConfig,
+    param: str,
+    check_stop: CheckStop,
 ) -> tuple[list[Example], FileCounts]:
     if file.suffix == PLAIN_TEXT:
-        text = file.read_text(encoding="utf-8")
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        first = first_tokens(tokenizer)
-        examples = [
-            Example((*first, *w.tokens), (*(False for _ in first), *w.learned), 0)
-            for w in windows(ids, config.max_length - len(first))
-        ]
+        examples = _read_text(file, tokenizer, config, param)
         return examples, FileCounts(rows=len(examples), duplicates=None, cut=0, left_out=0)
     rows, findings = read_rows(file, param)
-    found = to_examples(rows, tokenizer, config.max_length, truncate=config.truncate)
+    found = to_examples(
+        rows, tokenizer, config.max_length, truncate=config.truncate, check_stop=check_stop
+    )
     return found.kept, FileCounts(
         rows=findings.rows,
         duplicates=findings.duplicates,
@@ -87,12 +86,34 @@ def _read(
     )
 
 
+def _read_text(
+    file: Path, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig, param: str
+) -> list[Example]:
+    text = file.read_text(encoding="utf-8")
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    first = first_tokens(tokenizer)
+    found = windows(ids, config.max_length - len(first))
+    if not found:
+        raise UserError(
+            "too_little_data",
+            f"the text has {'a single token' if ids else 'no token'}; legal: two or more, so that "
+            "one predicts the next",
+            param=param,
+            value=len(ids),
+            legal={"at_least": 2},
+        )
+    return [Example((*first, *w.tokens), (*(False for _ in first), *w.learned)) for w in found]
+
+
 def _read_validation(
-    file: Path, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig
+    file: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    config: FinetuneConfig,
+    check_stop: CheckStop,
 ) -> tuple[list[Example], FileCounts]:
     """As `_read`; an error says that it is not about the dataset."""
     try:
-        return _read(file, tokenizer, config, "validation")
+        return _read(file, tokenizer, config, "validation", check_stop)
     except UserError as error:
         error.param = "validation"
         error.message = f"validation: {error.message}"
@@ -111,14 +132,3 @@ def _split(examples: list[Example], config: FinetuneConfig) -> tuple[list[int], 
             value=len(examples),
             legal={"at_least": 2},
         ) from None
-
-
-def _check_some(examples: list[Example], param: str) -> None:
-    if not examples:
-        raise UserError(
-            "too_little_data",
-            f"{param} has a single token, which nothing predicts; legal: two or more",
-            param=param,
-            value=0,
-            legal={"at_least": 1},
-        )

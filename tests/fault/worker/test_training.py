@@ -163,6 +163,20 @@ def test_a_damaged_checkpoint_begins_anew(hosts: Hosts, base: Job, dataset: str)
     assert data(house, job, "resumed") == []
 
 
+def test_a_checkpoint_of_another_identity_begins_anew(
+    hosts: Hosts, base: Job, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, job = hosts.house, accept(hosts.house, base.id, dataset)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the next host has another number of cores
+    hosts.run("trained", "5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    job = hosts.run("trained", "1")
+    (warning,) = data(house, job, "warning")
+    assert (warning["code"], warning["differs"]) == ("checkpoint_discarded", ["threads"])
+    assert data(house, job, "resumed") == []
+    assert [(row.block, row.attempt) for row in rows(house, job)] == [(0, 2)]
+
+
 def test_what_it_publishes_names_what_it_was_made_from(
     hosts: Hosts, base: Job, dataset: str
 ) -> None:
@@ -186,6 +200,8 @@ def test_what_it_publishes_names_what_it_was_made_from(
     assert manifest["config"]["lr"] == TRAINING["lr"]
     assert job.input["model"] == "tiny"
     report = json.loads(house.content(files["report.json"].key))
+    assert manifest["versions"] == report["versions"]
+    assert {"torch", "transformers", "peft"} <= manifest["versions"].keys()
     assert job.metrics is not None
     assert job.metrics["validation_loss"] == report["validation_loss"]
     phases = [event["phase"] for event in data(house, job, "phase")]

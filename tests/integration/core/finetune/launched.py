@@ -14,18 +14,19 @@ import torch
 import apiq_core.finetune.train as training
 from apiq_core.errors import Stopped
 from apiq_core.events import Event
-from apiq_core.finetune import processes
+from apiq_core.finetune import processes, scoring
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import run
 
-ORDER = 12  # the question whether to stop that the second process answers with yes
+# the question whether to stop that the second process answers with yes: in the midst of step 3
+ORDER = 15
 
 
 def stop(base: Path, data: Path, out: Path, settings: FinetuneConfig) -> None:
     """Only the second process is told to; each leaves what it saw in `seen-0/1.json`."""
     is_main, questions = processes.is_main(), itertools.count(1)
-    training.MICRO_BATCH_TOKENS = 64  # several batches to score, not the same number for each
+    scoring.MICRO_BATCH_TOKENS = 64  # several batches to score, not the same number for each
     events: list[Event] = []
     stopped = False
     try:

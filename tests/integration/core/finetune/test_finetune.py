@@ -1,18 +1,23 @@
 """Tiny quantized models through the whole of finetuning, read back with stock tools."""
 
+import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
+import apiq_core.finetune.run as running
 import apiq_core.finetune.train as training
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
+from apiq_core.finetune import batches, scoring
 from apiq_core.finetune.finetune import finetune
 from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import config, quantized, run, stock_loss, stop_after
@@ -37,6 +42,15 @@ def test_it_learns_and_stock_tools_read_what_it_learned(
     assert [p.step for p in report.points] == [0, *range(4, 49, 4)]
     assert report.points[0].validation_loss == loss.before
     assert report.exact_match is not None
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["versions"]["peft"] == peft.__version__
+    assert written["versions"].keys() == {
+        "apiq_core",
+        "torch",
+        "transformers",
+        "peft",
+        "python",
+    }
     phases = [e.data["phase"] for e in events if e.type == "phase"]
     assert phases == ["preparing", "training", "evaluating", "packaging"]
     assert [e.data["step"] for e in events if e.type == "metrics"] == [0, *range(4, 49, 4)]
@@ -94,6 +108,47 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     assert losses[0] == losses[1]
 
 
+def test_a_stop_order_is_heard_within_a_step(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the resumed run begins that step anew."""
+    whole = run(base, sums, tmp_path / "whole", config())
+    original, calls = training.summed_loss, 0
+
+    def summed_loss(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
+        nonlocal calls
+        calls += model.training
+        return original(model, *tensors)
+
+    monkeypatch.setattr(training, "summed_loss", summed_loss)
+    events: list[Event] = []
+    with pytest.raises(Stopped):
+        run(
+            *(base, sums, tmp_path / "parts", config()),
+            should_stop=lambda: calls == 5,  # the first half of the third step
+            on_event=events.append,
+        )
+    assert (calls, events[-1].type, events[-1].data) == (5, "checkpoint", {"step": 2})
+    resumed = run(base, sums, tmp_path / "parts", config())
+    file = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert resumed.validation_loss == whole.validation_loss
+
+
+def test_the_order_of_an_epoch_is_made_once(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def epoch_batches(*arguments: Any) -> list[list[int]]:
+        made.append(arguments[-1])
+        return batches.epoch_batches(*arguments)
+
+    monkeypatch.setattr(running, "epoch_batches", epoch_batches)
+    report = run(base, sums, tmp_path, config(epochs=3, batch_size=5))  # 32 rows: 7 steps an epoch
+    assert (made, report.points[-1].step) == ([0, 1, 2], 21)
+
+
 def test_a_checkpoint_of_another_run_is_not_gone_on_with(
     base: Path, sums: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +159,21 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(
     run(base, sums, tmp_path, config(lr=5e-3), on_event=events.append)
     assert not [e for e in events if e.type == "resumed"]
     assert next(e.data["done"] for e in events if e.type == "progress") == 1
+    (warning,) = [e.data for e in events if e.type == "warning"]
+    assert (warning["code"], warning["block"]) == ("checkpoint_discarded", 0)
+    assert warning["differs"] == ["config.lr"]
+    assert "was made with another config.lr; training begins anew" in warning["message"]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told(base: Path, sums: Path, tmp_path: Path) -> None:
+    file = training_checkpoint(tmp_path)
+    events: list[Event] = []
+    for content in (b"cut short", safetensors.torch.save({"a": torch.ones(1)})):
+        file.write_bytes(content)
+        events.clear()
+        run(base, sums, tmp_path, config(max_steps=1), on_event=events.append)
+        (warning,) = [e.data for e in events if e.type == "warning"]
+        assert (warning["code"], warning["differs"]) == ("checkpoint_discarded", [])
 
 
 def test_no_better_state_ends_it_early_and_the_best_is_kept(
@@ -112,14 +182,17 @@ def test_no_better_state_ends_it_early_and_the_best_is_kept(
     losses = [3.0, 2.0, 2.5, 2.0]
     seen: list[dict[str, torch.Tensor]] = []
 
-    def mean_loss(run: training.Run, members: object) -> float:
+    def mean_loss(run: running.Run, members: object) -> float:
         parameters = training.trained_parameters(run.model)
         seen.append({name: p.detach().clone() for name, p in parameters.items()})
         return losses[len(seen) - 1]
 
     monkeypatch.setattr(training, "mean_loss", mean_loss)
-    report = run(base, sums, tmp_path, config(epochs=50, patience=2, evaluate_every=2))
+    settings = config(epochs=50, patience=2, evaluate_every=2, checkpoint_every=20)
+    events: list[Event] = []
+    report = run(base, sums, tmp_path, settings, on_event=events.append)
     assert [p.step for p in report.points] == [0, 2, 4, 6]
+    assert [e.data["step"] for e in events if e.type == "checkpoint"] == [0, 6]
     assert report.best_step == 2
     kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for name, wanted in seen[1].items():
@@ -169,6 +242,46 @@ def test_a_loss_that_stays_no_number_fails(
     assert len([e for e in events if e.type == "warning"]) == 2
 
 
+def scored_as(changes: dict[int, Callable[[float], float]]) -> Callable[..., float]:
+    """`mean_loss`, whose calls with these numbers, from 1, give back something else."""
+    calls = itertools.count(1)
+    original = training.mean_loss
+
+    def mean_loss(run: running.Run, members: Sequence[int]) -> float:
+        change = changes.get(next(calls), lambda loss: loss)
+        return change(original(run, members))
+
+    return mean_loss
+
+
+def no_number(loss: float) -> float:
+    return math.nan
+
+
+def test_a_held_out_loss_that_is_no_number_goes_back_at_half_the_rate(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "mean_loss", scored_as({3: no_number}))
+    events: list[Event] = []
+    report = run(base, sums, tmp_path, config(evaluate_every=4), on_event=events.append)
+    (warning,) = [e.data for e in events if e.type == "warning"]
+    assert warning["code"] == "diverged"
+    assert "the held-out loss behind step 8 was not finite; back to step 4" in warning["message"]
+    assert [p.step for p in report.points] == [0, 4, 8, 12, 16]
+    assert all(math.isfinite(p.validation_loss) for p in report.points)
+
+
+def test_a_base_without_a_finite_loss_is_the_users_fault(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "mean_loss", scored_as({1: no_number}))
+    with pytest.raises(UserError) as caught:
+        run(base, sums, tmp_path, config())
+    assert (caught.value.code, caught.value.param) == ("illegal_base", "base")
+    assert "loss on held-out rows is nan, before the first step" in caught.value.message
+    assert not training_checkpoint(tmp_path).exists()
+
+
 def test_out_of_memory_once_goes_on_with_half_the_rows(
     base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +302,18 @@ def test_out_of_memory_twice_fails(
     error = RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
     monkeypatch.setattr(training, "summed_loss", failing([4, 7], error))
     with pytest.raises(InfraError) as caught:
+        run(base, sums, tmp_path, config())
+    assert caught.value.code == "out_of_memory"
+
+
+def test_out_of_memory_while_scoring_is_told_as_such(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summed_loss(*_: Any) -> None:
+        raise torch.OutOfMemoryError("the GPU is full")
+
+    monkeypatch.setattr(scoring, "summed_loss", summed_loss)
+    with pytest.raises(InfraError, match="8 held-out rows of up to") as caught:
         run(base, sums, tmp_path, config())
     assert caught.value.code == "out_of_memory"
 
@@ -284,6 +409,16 @@ def test_a_validation_file(base: Path, sums: Path, tmp_path: Path) -> None:
     assert run(base, sums, tmp_path / "share", settings).config.validation_fraction == 0.05
     found = stock_loss(base, tmp_path / "other.jsonl", tmp_path / "out" / "adapter")
     assert report.validation_loss.after == pytest.approx(found, rel=2e-2)  # bf16 products
+
+
+def test_the_rows_that_are_scored_are_counted(base: Path, sums: Path, tmp_path: Path) -> None:
+    settings = config(max_steps=1, validation_rows=3, answered_rows=0)
+    report = run(base, sums, tmp_path, settings)
+    whole = run(base, sums, tmp_path / "whole", config(max_steps=1, answered_rows=0))
+    assert (report.rows, whole.rows["validation"]) == ({"train": 32, "validation": 3}, 8)
+    assert 0 < report.tokens["validation"] < whole.tokens["validation"]
+    assert "the loss on 3 rows that were held out" in (tmp_path / "README.md").read_text()
+    assert "scored on 3 that were held out" in (tmp_path / "report.html").read_text()
 
 
 def test_plain_text(base: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import apiq_core.finetune.answers as answers
-from apiq_core.finetune.answers import exact_match, final_number
+from apiq_core.events import Event
+from apiq_core.finetune.answers import Question, exact_match, final_number, questions
 from apiq_core.finetune.examples import tokenize
 from apiq_core.finetune.rows import parse
 from apiq_core.tokenizer import load_tokenizer
@@ -40,34 +42,71 @@ def test_answers_decoded_together_are_those_decoded_alone(
     tokenizer = load_tokenizer(model_dir)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     peft = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
-    questions = ["short", "a longer question than that", "the statement of a class"]
+    topics = ["short", "a longer question than that", "the statement of a class"]
 
-    def ask(answer: str) -> list[str]:
-        rows = [json.dumps({"question": q, "answer": answer}) for q in questions]
-        examples = [tokenize(parse(line), tokenizer) for line in rows]
-        return answers._decode(peft, tokenizer, examples, 12)
+    def asked(*right: str) -> list[Question]:
+        pairs = zip(topics, right, strict=True)
+        rows = [json.dumps({"question": q, "answer": answer}) for q, answer in pairs]
+        return list(questions(tokenizer, [tokenize(parse(line), tokenizer) for line in rows]))
 
-    together = ask("#### 7")
-    alone = [
-        answers._decode(
-            peft,
-            tokenizer,
-            [tokenize(parse(json.dumps({"question": q, "answer": "7"})), tokenizer)],
-            12,
-        )[0]
-        for q in questions
-    ]
-    assert together == alone
+    prompts = [question.prompt for question in asked("7", "7", "7")]
+    together = answers._decode(peft, tokenizer, prompts, 12)
+    assert together == [answers._decode(peft, tokenizer, [p], 12)[0] for p in prompts]
+
+    def matched(found: list[Question]) -> float | None:
+        return exact_match(
+            *(peft, tokenizer, found), new_tokens=99, on_event=print, check_stop=lambda: None
+        )
+
     # what the model says is right, where the right answer is what it says
-    rows = [
-        json.dumps({"question": q, "answer": f"{said} #### 7"})
-        for q, said in zip(questions, together, strict=True)
-    ]
-    examples = [tokenize(parse(line), tokenizer) for line in rows]
     says = [f"{said} #### 7" for said in together]
     monkeypatch.setattr(answers, "_decode", lambda *_: [*says[:2], "no number"])
-    found = exact_match(peft, tokenizer, examples, new_tokens=99, check_stop=lambda: None)
-    assert found == pytest.approx(2 / 3)
-    rows = [json.dumps({"question": q, "answer": "none"}) for q in questions]
-    examples = [tokenize(parse(line), tokenizer) for line in rows]
-    assert exact_match(peft, tokenizer, examples, new_tokens=9, check_stop=lambda: None) is None
+    assert matched(asked(*says)) == pytest.approx(2 / 3)
+    assert asked("none", "none", "none") == []
+    assert matched([]) is None
+
+
+def test_a_chat_is_asked_its_first_question(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(make_tiny(tmp_path / "m"))
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    tokenizer.chat_template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    turns = ["What is 1 and 1?", "It is 2", "And 1?", "It is 3"]
+    roles = ["user", "assistant"] * 2
+    messages = [{"role": r, "content": c} for r, c in zip(roles, turns, strict=True)]
+    example = tokenize(parse(json.dumps({"messages": messages})), tokenizer)
+    text = tokenize(parse('{"text": "There are 7."}'), tokenizer)
+    (question,) = questions(tokenizer, [text, example])
+    assert tokenizer.decode(question.prompt) == "[user]What is 1 and 1?[assistant]"
+    assert question.wanted == 2
+
+
+def test_long_answers_are_decoded_in_parts_and_may_take_too_much_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nobody: Any = None
+    decoded: list[int] = []
+    events: list[Event] = []
+
+    def decode(_model: Any, _tokenizer: Any, prompts: list[tuple[int, ...]], limit: int) -> Any:
+        decoded.append(len(prompts))
+        assert len(prompts) * (max(map(len, prompts)) + limit) <= 100
+        if max(map(len, prompts)) == 25:
+            raise torch.OutOfMemoryError("the GPU is full")
+        return ["7"] * len(prompts)
+
+    def matched(lengths: list[int]) -> float | None:
+        asked = [Question((5,) * n, 3, 7.0) for n in lengths]
+        return exact_match(
+            *(nobody, nobody, asked),
+            new_tokens=99,
+            on_event=events.append,
+            check_stop=lambda: None,
+        )
+
+    monkeypatch.setattr(answers, "_decode", decode)
+    monkeypatch.setattr(answers, "BATCH_TOKENS", 100)
+    assert matched([4, 19, 4, 14, 4, 4]) == 1.0
+    assert (decoded, events) == ([4, 2], [])  # four of 25 tokens, with those of the answer
+    assert matched([4, 25]) is None
+    (event,) = events
+    assert (event.type, event.data["code"]) == ("warning", "out_of_memory")

@@ -1,18 +1,20 @@
 """The order of training is a function of the seed, and every row comes once an epoch."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiq_core.finetune.batches import IGNORED, epoch_batches, pad, split
+from apiq_core.finetune.batches import IGNORED, epoch_batches, pad, split, token_batches
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 from apiq_core.finetune.train import lr_at
 
 
 def of_lengths(*lengths: int) -> list[Example]:
-    return [Example(tuple(range(n)), (True,) * n, 0) for n in lengths]
+    return [Example(tuple(range(n)), (True,) * n) for n in lengths]
 
 
 @given(
@@ -39,6 +41,18 @@ def test_rows_of_similar_length_go_together() -> None:
     assert wasted == 16 * (0 + 1 + 2 + 3)
 
 
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))
+def test_batches_keep_to_their_tokens(lengths: list[int], budget: int) -> None:
+    batches = token_batches(range(len(lengths)), lengths.__getitem__, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * max(lengths[i] for i in batch)
+        assert padded <= budget or len(batch) == 1
+    for one, other in pairwise(batches):  # no batch has room for the next row
+        assert (len(one) + 1) * lengths[one[0]] > budget
+        assert lengths[one[-1]] >= lengths[other[0]]
+
+
 def test_another_epoch_is_another_order() -> None:
     examples = of_lengths(*[5] * 40)
     orders = [epoch_batches(examples, list(range(40)), 8, 0, epoch) for epoch in range(3)]
@@ -46,7 +60,7 @@ def test_another_epoch_is_another_order() -> None:
 
 
 def test_padding_carries_no_loss() -> None:
-    short = Example((7, 8), (False, True), 1)
+    short = Example((7, 8), (False, True))
     tokens, labels = pad([short, *of_lengths(3)], torch.device("cpu"))
     assert tokens.tolist() == [[7, 8, 0], [0, 1, 2]]
     assert labels.tolist() == [[IGNORED, 8, IGNORED], [0, 1, 2]]
@@ -55,6 +69,14 @@ def test_padding_carries_no_loss() -> None:
 def test_one_example_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="one example"):
         split(of_lengths(3), 0.5, 0)
+
+
+def test_the_first_that_are_held_out_are_a_sample_of_the_file() -> None:
+    _, held_out = split(of_lengths(*[5] * 400), 0.5, seed=0)
+    first = held_out[:50]
+    assert first != sorted(first)
+    assert sum(i >= 200 for i in first) in range(15, 36)  # as many of either half
+    assert held_out == split(of_lengths(*[5] * 400), 0.5, seed=0)[1]
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:

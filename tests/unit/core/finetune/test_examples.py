@@ -1,15 +1,17 @@
 """Which tokens the model reads, and which of them carry loss."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from apiq_core.errors import UserError
-from apiq_core.finetune.examples import Example, to_examples, tokenize, windows
-from apiq_core.finetune.rows import parse
+from apiq_core.errors import Stopped, UserError
+from apiq_core.finetune.examples import Example, cut, to_examples, tokenize, windows
+from apiq_core.finetune.rows import Row, parse
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 
@@ -40,16 +42,31 @@ def example(tokenizer: PreTrainedTokenizerBase, **fields: Any) -> Example:
     return tokenize(parse(json.dumps(fields)), tokenizer)
 
 
+def never() -> None:
+    """Nobody asks to stop."""
+
+
 def learned_text(tokenizer: PreTrainedTokenizerBase, found: Example) -> str:
     pairs = zip(found.tokens, found.learned, strict=True)
     return str(tokenizer.decode([token for token, learned in pairs if learned]))
+
+
+def asked_and_answered(
+    tokenizer: PreTrainedTokenizerBase, found: Example
+) -> tuple[str, str] | None:
+    if found.answer is None:
+        return None
+    begin, end = found.answer
+    return str(tokenizer.decode(found.tokens[:begin])), str(
+        tokenizer.decode(found.tokens[begin:end])
+    )
 
 
 def test_loss_is_on_the_completion_and_the_end(tokenizer: PreTrainedTokenizerBase) -> None:
     found = example(tokenizer, prompt="The capital of France", completion=" is Paris.")
     assert learned_text(tokenizer, found) == " is Paris.</s>"
     assert str(tokenizer.decode(found.tokens)) == "The capital of France is Paris.</s>"
-    assert found.learned[: found.prompt_length] == (False,) * found.prompt_length
+    assert asked_and_answered(tokenizer, found) == ("The capital of France", " is Paris.</s>")
 
 
 def test_the_text_is_tokenized_as_a_whole(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -73,6 +90,29 @@ def test_the_assistant_may_speak_first(tokenizer: PreTrainedTokenizerBase) -> No
     silent = CHAT[4] | {"content": " "}
     found = example(tokenizer, messages=[silent, *CHAT[1:3]])
     assert learned_text(tokenizer, found) == "Blue, as the sea.\n"
+
+
+def test_of_a_chat_the_first_question_is_asked(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = TEMPLATE
+    found = asked_and_answered(tokenizer, example(tokenizer, messages=CHAT))
+    prompt = "[system]Be brief.\n[user]Name a color.\n[assistant]"
+    assert found == (prompt, "Blue, as the sea.\n")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first token", "no first token"])
+def test_what_asks_nothing_has_no_answer(tokenizer: PreTrainedTokenizerBase, first: bool) -> None:
+    if first:
+        backend: Any = tokenizer
+        backend.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    assert example(tokenizer, text="There are 3.").learned[0] is not first
+    assert example(tokenizer, text="There are 3.").answer is None
+    assert example(tokenizer, prompt="", completion="There are 3.").answer is None
+    whole = example(tokenizer, prompt="How many? ", completion="There are 3.")
+    assert whole.answer is not None
+    assert whole.tokens[: whole.answer[0]] == whole.tokens[: -whole.learned.count(True)]
+    assert cut(whole, len(whole) - 1).answer is None
 
 
 @pytest.mark.parametrize(
@@ -102,16 +142,33 @@ def test_long_rows_are_listed_or_cut(tokenizer: PreTrainedTokenizerBase) -> None
     ]
     rows = [(number, parse(json.dumps(line))) for number, line in enumerate(lines, 1)]
     with pytest.raises(UserError) as caught:
-        to_examples(rows, tokenizer, 16, truncate=False)
+        to_examples(rows, tokenizer, 16, truncate=False, check_stop=never)
     assert caught.value.code == "rows_too_long"
     assert "2 rows have more than 16 tokens: line 1, 3;" in caught.value.message
-    found = to_examples(rows, tokenizer, 16, truncate=True)
+    found = to_examples(rows, tokenizer, 16, truncate=True, check_stop=never)
     assert (found.cut, found.left_out) == (2, 1)
     first, second = found.kept
     assert len(first) == 16
     assert learned_text(tokenizer, second) == "short enough</s>"
     with pytest.raises(UserError, match="no row has a token that carries loss"):
-        to_examples(rows[2:], tokenizer, 16, truncate=True)
+        to_examples(rows[2:], tokenizer, 16, truncate=True, check_stop=never)
+
+
+def test_a_stop_order_is_heard_between_rows(tokenizer: PreTrainedTokenizerBase) -> None:
+    read = 0
+
+    def rows() -> Iterator[tuple[int, Row]]:
+        nonlocal read
+        for read in range(1, 1000):
+            yield read, parse('{"text": "a b c"}')
+
+    def check_stop() -> None:
+        if read > 150:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        to_examples(rows(), tokenizer, 16, truncate=False, check_stop=check_stop)
+    assert read == 201
 
 
 def test_windows_of_a_plain_text_follow_each_other() -> None:

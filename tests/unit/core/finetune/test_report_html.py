@@ -40,7 +40,7 @@ def sample(**changes: Any) -> dict[str, Any]:
         "peak_memory_bytes": {"training": 10**9, "evaluating": 9 * 10**8},
         "projected_memory_bytes": {"Llama-2-7B": 6 * 10**9},
         "device": "cpu",
-        "version": "0.1.0",
+        "versions": {"apiq_core": "0.1.0", "peft": "0.18.7"},
     } | changes
 
 
@@ -51,7 +51,16 @@ def held_out_dots(page: Page) -> list[tuple[float, float]]:
 
 def test_it_shows_what_was_won_and_the_curves() -> None:
     page = Page(report_html(sample()))
-    for shown in ("1.3300", "3.78", "12.5 %", "162,816", "Llama-2-7B", "6 GB", "1,200 rows"):
+    for shown in (
+        "1.3300",
+        "3.78",
+        "12.5 %",
+        "162,816",
+        "Llama-2-7B",
+        "6 GB",
+        "1,200 rows",
+        "0.18.7",
+    ):
         assert shown in page.text
     assert len(page.of_class("a-line")) == len(page.of_class("b-line")) == 1
     (kept,) = page.of_class("kept")

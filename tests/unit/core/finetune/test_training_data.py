@@ -36,7 +36,9 @@ class Files:
         config = FinetuneConfig.model_validate({"max_length": 64} | fields)
         held_out = None if validation is None else self.write("held", validation)
         return load_data(
-            self.write("data", dataset), held_out, self.tokenizer, config, self.events.append
+            *(self.write("data", dataset), held_out, self.tokenizer, config),
+            on_event=self.events.append,
+            check_stop=lambda: None,
         )
 
     def write(self, name: str, content: Any) -> Path:
@@ -65,7 +67,7 @@ def test_a_share_is_held_out(files: Files) -> None:
 
 def test_a_file_is_held_out(files: Files) -> None:
     found = files.load(ROWS[:7], ROWS[7:])
-    assert (found.members, found.held_out) == ([*range(7)], [7, 8, 9])
+    assert (found.members, sorted(found.held_out)) == ([*range(7)], [7, 8, 9])
     alone = files.load(ROWS).examples
     assert found.examples == alone
     assert {name: counts.rows for name, counts in found.files.items()} == {
@@ -74,6 +76,17 @@ def test_a_file_is_held_out(files: Files) -> None:
     }
     assert (found.overlap, files.events) == (0, [])
     assert len(files.load(ROWS[:1], ROWS[1:2]).examples) == 2  # nothing need be split off
+
+
+def test_the_first_of_a_validation_file_are_a_sample_of_it(files: Files) -> None:
+    held_out = files.load(ROWS, ROWS * 4).held_out
+    assert sorted(held_out) == [*range(10, 50)]
+    assert held_out[:10] != sorted(held_out[:10])
+    assert (
+        held_out
+        == files.load(ROWS, ROWS * 4).held_out
+        != files.load(ROWS, ROWS * 4, seed=1).held_out
+    )
 
 
 def test_what_is_in_both_is_told(files: Files) -> None:
@@ -120,6 +133,7 @@ def test_texts(files: Files) -> None:
         ),
         ("the module", "", "too_little_data", "validation"),
         ("", "the module", "too_little_data", "dataset"),
+        ("a", None, "too_little_data", "dataset"),
         (ROWS[:1], None, "too_little_data", "dataset"),
     ],
 )
@@ -129,5 +143,20 @@ def test_the_file_at_fault_is_named(
     with pytest.raises(UserError) as caught:
         files.load(dataset, validation)
     assert (caught.value.code, caught.value.param) == (code, param)
-    if param == "validation" and code != "too_little_data":
+    if param == "validation":
         assert caught.value.message.startswith("validation: ")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "value", "said"),
+    [
+        ("", 0, "the text has no token; legal: two or more"),
+        ("a", 1, "the text has a single token; legal: two or more"),
+        ("a a", 1, "the dataset has one example"),  # of two tokens
+    ],
+)
+def test_a_text_of_a_token_or_two(files: Files, dataset: str, value: int, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        files.load(dataset)
+    assert caught.value.message.startswith(said)
+    assert (caught.value.param, caught.value.value) == ("dataset", value)
