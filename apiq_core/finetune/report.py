@@ -54,7 +54,6 @@ class FinetuneReport(BaseModel):
     peak_memory_bytes: dict[str, int]
     projected_memory_bytes: dict[str, int]  # of larger models, trained the same way
     device: str
-    version: str = __version__
     versions: dict[str, str] = Field(default_factory=used_versions)
 
     def headline(self) -> dict[str, Any]:
