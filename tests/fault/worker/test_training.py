@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from jobs import checkpoints, datasets, intake, repository, texts
+from apiq_core.config import QuantizeConfig
+from apiq_core.quantize import quantize
+from jobs import checkpoints, datasets, intake, leases, repository, texts
 from jobs.checkpoints import Checkpoint
 from jobs.datasets.upload import Upload
 from jobs.intake import Order
@@ -16,7 +18,16 @@ from jobs.job import Job
 from jobs.requests import FinetuneRequest
 from jobs.states import State
 from tests.fault.worker.support import House
-from tests.fault.worker.test_resume import Hosts, data, flip_a_bit, settings  # noqa: F401
+from tests.fault.worker.test_resume import (  # noqa: F401
+    BLOCKS,
+    REQUEST,
+    Hosts,
+    data,
+    flip_a_bit,
+    settings,
+)
+from tests.tiny_models import make_tiny
+from worker.publish import upload as upload_files
 
 TRAINING: dict[str, Any] = {
     "type": "finetune",
@@ -36,12 +47,27 @@ def hosts(house: House, tmp_path: Path) -> Hosts:
     return Hosts(house, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the job that is trained on makes; the same in every test."""
+    folder = tmp_path_factory.mktemp("base")
+    config = {name: value for name, value in REQUEST.items() if name != "model"}
+    model_dir = make_tiny(folder / "tiny", layers=BLOCKS)
+    quantize(model_dir, folder / "out", QuantizeConfig.model_validate(config), device="cpu")
+    return folder / "out"
+
+
 @pytest.fixture
-def base(hosts: Hosts) -> Job:
-    hosts.accept()
-    job = hosts.run()
-    assert job.state == State.SUCCEEDED, job.error
-    return job
+def base(hosts: Hosts, quantized: Path, tmp_path: Path) -> Job:
+    house, job = hosts.house, hosts.accept()
+    with house.database.begin() as connection:
+        claimed = leases.claim(connection, worker_id="w", device_class="cpu", lease_ttl_s=60)
+    assert claimed is not None and claimed.id == job.id
+    out_dir = Path(shutil.copytree(quantized, tmp_path / "quantized"))
+    files = upload_files(house.store, claimed, out_dir, {}, lambda: None)
+    with house.database.begin() as connection:
+        leases.publish(connection, claimed.id, claimed.attempt, files, {})
+    return house.get(job)
 
 
 @pytest.fixture
@@ -105,6 +131,7 @@ def test_killed_while_it_trains(hosts: Hosts, base: Job, dataset: str) -> None:
     assert points[-1] in [(e["step"], e["validation_loss"]) for e in data(house, job, "metrics")]
 
 
+@pytest.mark.column("embedded")
 def test_a_validation_set_is_read_and_named(hosts: Hosts, base: Job, dataset: str) -> None:
     house = hosts.house
     held_out = b'{"question": "What is 0 and 0?", "answer": "0"}\n{"text": "Nothing of it."}\n'
@@ -126,6 +153,7 @@ def test_a_validation_set_is_read_and_named(hosts: Hosts, base: Job, dataset: st
     assert manifest["calibration"]["text_sha256"][validation] == sha256
 
 
+@pytest.mark.column("production")
 def test_killed_while_it_trains_the_integers(hosts: Hosts, base: Job, dataset: str) -> None:
     """L4Q publishes a model: that of a quiet run, and no adapter."""
     house = hosts.house
@@ -163,6 +191,7 @@ def test_a_damaged_checkpoint_begins_anew(hosts: Hosts, base: Job, dataset: str)
     assert data(house, job, "resumed") == []
 
 
+@pytest.mark.column("production")
 def test_a_checkpoint_of_another_identity_begins_anew(
     hosts: Hosts, base: Job, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +206,7 @@ def test_a_checkpoint_of_another_identity_begins_anew(
     assert [(row.block, row.attempt) for row in rows(house, job)] == [(0, 2)]
 
 
+@pytest.mark.column("embedded")
 def test_what_it_publishes_names_what_it_was_made_from(
     hosts: Hosts, base: Job, dataset: str
 ) -> None:

@@ -66,7 +66,7 @@ def cut(file: Path, length: int) -> None:
             {"adapter": "dora", "method": "apiq-lw"},
             "illegal_adapter",
             "#/adapter",
-            ["apiq-bw with recipe fast, best or paper", "legal here: lora"],
+            ["needs method apiq-bw, not apiq-lw", "legal here: lora"],
         ),
         ({"rank": -1}, "invalid_request", "#/rank", ["rank is -1", "legal: at least 0"]),
         (
