@@ -10,6 +10,7 @@ from apiq_client import Client
 from jobs.settings import Settings
 from tests.conftest import OpenColumn
 from tests.integration.api.live import NO_HUB, Live, serve
+from tests.integration.client.command import Command
 from tests.tiny_models import make_tiny
 
 
@@ -42,3 +43,8 @@ def live(
 def client(live: Live) -> Iterator[Client]:
     with Client(live.url) as client:
         yield client
+
+
+@pytest.fixture
+def apiq(live: Live, tmp_path: Path) -> Command:
+    return Command(live, tmp_path)

@@ -14,7 +14,7 @@ import pytest
 from apiq_client import ApiqError, Client, ProblemError
 from jobs.settings import Settings
 from tests.integration.api.live import Live, serve
-from tests.integration.client.test_cli import Command
+from tests.integration.client.command import Command
 from tests.integration.client.test_up import Up, data_dir, processes_of
 
 __all__ = ["data_dir"]
