@@ -94,13 +94,7 @@ def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, ow
     try:
         job = repository.lock(connection, base_id, owner)
     except JobNotFound:
-        raise UserError(
-            "base_not_found",
-            f"base is {base_id}; there is no such job",
-            param="base",
-            value=base_id,
-            legal="a quantize job of GET /jobs",
-        ) from None
+        raise no_such_base(base_id) from None
     check_is_quantize(job)
     if job.state not in READY:
         raise UserError(
@@ -114,6 +108,16 @@ def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, ow
         _check_length(request, context_length)
     _check_base(request, QuantizeRequest.from_input(job.input).config())
     return job
+
+
+def no_such_base(base_id: str) -> UserError:
+    return UserError(
+        "base_not_found",
+        f"base is {base_id}; there is no such job",
+        param="base",
+        value=base_id,
+        legal="a quantize job of GET /jobs",
+    )
 
 
 def check_is_quantize(job: Job) -> None:

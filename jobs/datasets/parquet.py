@@ -28,6 +28,7 @@ def lines(path: Path) -> Iterator[bytes]:
         )
         try:
             yield from _chunks(process.stdout)
+            process.wait()  # it says itself how it ended
         finally:  # whoever asked may have had enough
             process.kill()
             process.communicate()

@@ -29,13 +29,7 @@ def published_by(connection: Connection, base: str, owner: str | None) -> Sequen
     try:
         job = repository.get(connection, base, owner)
     except JobNotFound:
-        raise UserError(
-            "base_not_found",
-            f"base is {base}; there is no such job",
-            param="base",
-            value=base,
-            legal="a quantize job of GET /jobs?state=succeeded",
-        ) from None
+        raise finetunes.no_such_base(base) from None
     finetunes.check_is_quantize(job)
     if job.state != State.SUCCEEDED:
         raise UserError(
