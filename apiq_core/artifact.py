@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from apiq_core.adapters import ADAPTERS
+from apiq_core.adapters import ADAPTERS, PEFT_PREFIX
 from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import BlockResult, Layers, QuantizedLayer
 from apiq_core.budget.plan import Plan
@@ -30,8 +30,6 @@ from apiq_core.formats import FORMATS, MIXED
 from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json
 from apiq_core.layout import block_file, blocks_dir, polished_dir, polished_file
 from apiq_core.skeleton import Skeleton, Weights
-
-PEFT_PREFIX = "base_model.model."
 
 
 @dataclass
@@ -92,14 +90,14 @@ class Artifact:
                 layers[name] = QuantizedLayer(weight, none)
         return layers
 
-    def read_rest(self, index: int) -> dict[str, Tensor]:
-        """The block's other tensors as they were stored, in the compute dtype."""
+    def read_rest(self, index: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The block's other tensors as they were stored, in `dtype`."""
         prefix = self.skeleton.block_name(index) + "."
         linear = tuple(f"{name}." for name in self.skeleton.linears)
         with safe_open(self._file(index), framework="pt", backend=BACKEND) as stored:
             names = [key.removeprefix(prefix) for key in stored.keys()]  # noqa: SIM118
             return {
-                name: stored.get_tensor(prefix + name).to(self.skeleton.device, self.skeleton.dtype)
+                name: stored.get_tensor(prefix + name).to(self.skeleton.device, dtype)
                 for name in names
                 if not name.startswith(linear) or name.endswith(".bias")
             }

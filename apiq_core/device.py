@@ -33,7 +33,7 @@ def matmul_dtype(device: torch.device) -> torch.dtype:
     """Of the matrix products inside blocks while quantizing: bf16 where there is hardware for it.
 
     Everything between the products - residual stream, norms, losses, Gram sums - stays in
-    `compute_dtype`, and what is reported is measured in `compute_dtype` throughout.
+    `compute_dtype`. What is reported is measured in fp32 throughout.
     """
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()

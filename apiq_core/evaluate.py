@@ -7,10 +7,12 @@ files that were written.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from apiq_core.adapters.lora import no_adapter
@@ -52,31 +54,46 @@ def evaluate(
     """Score `tokens` (windows, length)."""
     hidden, calls = skeleton.embed(source, tokens)
     streams = {network: hidden.clone() for network in NETWORKS}
-    step = max(1, BATCH_TOKENS // tokens.shape[1])
     for index, module in enumerate(skeleton.blocks):
         check_stop()
-        teacher = skeleton.load_block(source, index)
-        for network, weights in _weights_by_network(artifact, teacher, index).items():
-            for batch in streams[network].split(step):
-                out = run_block(module, weights, batch.to(skeleton.device), calls[index])
-                batch.copy_(out)  # a view: moves the stream on in place
+        for network, weights_of in _makers(skeleton, source, artifact, index).items():
+            _move_on(streams[network], module, weights_of(), calls[index], skeleton.device)
         meter.block_evaluated()
     return _score(skeleton, source, streams, tokens, meter, check_stop)
 
 
-def _weights_by_network(artifact: Artifact, teacher: Weights, index: int) -> dict[str, Weights]:
-    layers, rest = artifact.read_block(index), artifact.read_rest(index)
-    rtn = {}
-    for name, spec in artifact.plan[index].items():
-        weight = teacher[f"{name}.weight"].float()
-        rounded = round_to_nearest(weight, spec.bits, spec.group_size)
-        rtn[name] = QuantizedLayer(rounded, no_adapter(weight))
+def _makers(
+    skeleton: Skeleton, source: Checkpoint, artifact: Artifact, index: int
+) -> dict[str, Callable[[], Weights]]:
+    """What makes each network's weights of a block, which are dense: one is there at a time."""
+    layers, rest = artifact.read_block(index), artifact.read_rest(index, skeleton.dtype)
+
+    def teacher() -> Weights:
+        return skeleton.load_block(source, index)
+
+    def rtn() -> Weights:
+        weights = teacher()
+        rounded = {}
+        for name, spec in artifact.plan[index].items():
+            weight = weights[f"{name}.weight"].float()
+            q = round_to_nearest(weight, spec.bits, spec.group_size)
+            rounded[name] = QuantizedLayer(q, no_adapter(weight))
+        return student_weights(weights, rounded)
+
     return {
         FULL_PRECISION: teacher,
-        "rtn": student_weights(teacher, rtn),
-        "quantized": student_weights(rest, without_adapter(layers)),
-        "quantized_with_adapter": student_weights(rest, layers),
+        "rtn": rtn,
+        "quantized": lambda: student_weights(rest, without_adapter(layers)),
+        "quantized_with_adapter": lambda: student_weights(rest, layers),
     }
+
+
+def _move_on(
+    states: Tensor, module: nn.Module, weights: Weights, call: dict[str, Any], device: torch.device
+) -> None:
+    """Put `states` (windows, length, width) through a block, in place."""
+    for batch in states.split(max(1, BATCH_TOKENS // states.shape[1])):
+        batch.copy_(run_block(module, weights, batch.to(device), call))
 
 
 def _score(

@@ -183,7 +183,7 @@ class _Network:
             name: layer.weight(stored[name].integers).to(hidden.dtype)
             for name, layer in self.blocks[index].items()
         }
-        rest = self._artifact.read_rest(index)
+        rest = self._artifact.read_rest(index, hidden.dtype)
         module, call = self._skeleton.blocks[index], self._calls[index]
         return run_block(module, replace_weights(rest, weights), hidden, call)
 
@@ -191,22 +191,23 @@ class _Network:
         """Relative distance of the last hidden states plus KL of the predictions, per token, and
         its gradient at `out`."""
         target = self._stream.load(self._stream.x[members])
-        out = out.detach().requires_grad_(with_gradient)
         tokens, wanted = out.flatten(0, 1), target.flatten(0, 1)  # (T, width)
         loss = torch.zeros((), device=out.device)
+        gradients = []
         for part, wanted_part in zip(
             tokens.split(LOGIT_TOKENS), wanted.split(LOGIT_TOKENS), strict=True
         ):
+            leaf = part.detach().requires_grad_(with_gradient)
+            p = log_softmax(self._head.logits(wanted_part), dim=-1)
             with torch.set_grad_enabled(with_gradient):
-                p = log_softmax(self._head.logits(wanted_part), dim=-1).detach()
-                q = log_softmax(self._head.logits(part), dim=-1)
+                q = log_softmax(self._head.logits(leaf), dim=-1)
                 share = len(part) / len(tokens)
                 kl = kl_div(q, p, reduction="sum", log_target=True) / len(part)
-                partial = share * (kl + relative_distance(part.float(), wanted_part.float()))
+                partial = share * (kl + relative_distance(leaf.float(), wanted_part.float()))
             loss += partial.detach()
-            if with_gradient:
-                partial.backward(retain_graph=True)
-        return loss, out.grad if out.grad is not None else torch.zeros_like(out)
+            if with_gradient:  # at once: no more logits than a part's are kept
+                gradients.extend(torch.autograd.grad(partial, leaf))
+        return loss, torch.cat(gradients).view_as(out) if gradients else torch.zeros_like(out)
 
     def parameters(self) -> list[Tensor]:
         layers = [layer for block in self.blocks for layer in block.values()]

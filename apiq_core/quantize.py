@@ -78,7 +78,8 @@ def quantize(
             identity = identify(model_dir, windows, config, skeleton)
             hidden, calls = skeleton.embed(source, tokens)
             stream = Stream.start(hidden, len(windows.train), target)
-            scoring = Skeleton(model_dir, target, compute_dtype(target))  # never in bf16 products
+            del hidden  # the stream has its own on a GPU
+            scoring = Skeleton(model_dir, target, torch.float32)  # bf16 moves a small KL
             guessed_s = try_out(scoring, source, windows.evaluation) if scored else {}
             if scored:
                 guessed_s["polish"] = guess_step_s(config, facts, guessed_s["evaluate"])
@@ -89,7 +90,7 @@ def quantize(
             with meter.phase("planning"):
                 text = earlier_plan(out_dir, identity)
                 if text is None:
-                    seen = hidden[: len(windows.train)]
+                    seen = stream.x[: len(windows.train)]
                     made = make_plan(skeleton, source, seen, calls, config, facts, check_stop)
                     text = plan_to_text(made)
                 identity["plan"], plan = text, plan_from_text(text)
@@ -118,10 +119,14 @@ def quantize(
                     figures, result = quantize_block(block, config, meter, check_stop)
                     metadata = to_metadata(figures, identity)
                     artifact.write_block(index, teacher, source, result, metadata)
+                    del block, result
                 else:
                     figures = earlier[index]
-                written = student_weights(artifact.read_rest(index), artifact.read_block(index))
+                del teacher  # one block is in memory at a time, and in one form
+                rest = artifact.read_rest(index, skeleton.dtype)
+                written = student_weights(rest, artifact.read_block(index))
                 figures.error = stream.advance(module, written, calls[index])
+                del rest, written
                 report.blocks.append(figures)
                 return_freed_memory()
                 if is_new:
@@ -129,6 +134,7 @@ def quantize(
                 else:
                     meter.block_retraced()
 
+        stream.keep_teacher()
         if config.training.polish_epochs:
             with meter.phase("polishing"):
                 report.polish = polish(

@@ -18,7 +18,7 @@ Part = Literal["train", "held_out", "all"]
 class Stream:
     """Inputs and wanted outputs of one block, (windows, length, width) each, in host memory.
 
-    The first `train_count` windows are trained on; the rest are held out. On a GPU the host
+    The first `train_count` windows are trained on; the rest are held out. For a GPU the host
     copies are pinned and moved batch by batch.
     """
 
@@ -46,6 +46,8 @@ class Stream:
 
     def load(self, states: Tensor) -> Tensor:
         """A batch of `x`, `xq` or `y` on the device."""
+        if self.device.type == "cuda" and not states.is_pinned():  # gathered, in shuffled order
+            states = states.pin_memory()
         return states.to(self.device, non_blocking=True)
 
     @torch.no_grad()
@@ -66,3 +68,7 @@ class Stream:
         kept = self.x[self.train_count :].float()
         wrong = (kept - self.xq[self.train_count :].float()).square().sum()
         return float(wrong / kept.square().sum())
+
+    def keep_teacher(self) -> None:
+        """Behind the last block: `x` is what the full-precision network puts out, and enough."""
+        self.xq = self.y = torch.empty(0)

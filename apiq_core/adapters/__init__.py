@@ -15,6 +15,8 @@ from apiq_core.adapters.ia3 import Ia3
 from apiq_core.adapters.lora import LowRank
 from apiq_core.config import AdapterName
 
+PEFT_PREFIX = "base_model.model."  # of every name in an adapter's file
+
 
 class Adapter(Protocol):
     SUFFIXES: ClassVar[tuple[str, ...]]  # of its tensors' names, after the layer's name

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from apiq_core.adapters import PEFT_PREFIX
 from apiq_core.adapters.dora import MAGNITUDE
 from apiq_core.adapters.lora import ADAPTER_DTYPE, LowRank, lora_config
 from apiq_core.checkpoint import disk_errors, write_tensors, write_text
@@ -106,7 +107,7 @@ def write_new(tensors: Mapping[str, Tensor], out_dir: Path) -> None:
     target = out_dir / "adapter"
     with disk_errors():
         target.mkdir(parents=True, exist_ok=True)
-    inside = {name.removeprefix("base_model.model."): t for name, t in tensors.items()}
+    inside = {name.removeprefix(PEFT_PREFIX): t for name, t in tensors.items()}
     layer_count = sum(name.endswith(LowRank.SUFFIXES[0]) for name in inside)
     is_dora = any(name.endswith(MAGNITUDE) for name in inside)
     content = lora_config(inside, layer_count, use_dora=is_dora)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from apiq_core.adapters import PEFT_PREFIX
 from apiq_core.adapters.lora import LowRank, random_start
 from apiq_core.config import GROUP_SIZES, PER_CHANNEL, WIDTHS, LayerSpec, QuantizeConfig
 from apiq_core.errors import UserError
@@ -28,8 +29,6 @@ from apiq_core.inspect import inspect_model
 from apiq_core.quantizer import SCALE_DTYPE, search_clipping, to_groups
 from apiq_core.resolve import resolve
 from apiq_core.skeleton import find_blocks
-
-PEFT_PREFIX = "base_model.model."
 
 
 def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PreTrainedModel:

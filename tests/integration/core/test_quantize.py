@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from apiq_core.block import Block, BlockResult
 from apiq_core.calibration import draw_windows
+from apiq_core.checkpoint import Checkpoint
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.methods import apiq_bw
 from apiq_core.optimise import Student, train_block
 from apiq_core.quantize import quantize
+from apiq_core.skeleton import Skeleton
 from apiq_core.tokenizer import load_tokenizer
 from tests.integration.core.small import small_config
 from tests.tiny_models import make_tiny
@@ -61,6 +64,33 @@ def test_nothing_is_left_of_an_earlier_run(tiny: Path, tmp_path: Path) -> None:
         for folder in (tmp_path / "out", tmp_path / "alone")
     )
     assert again == alone
+
+
+def test_one_block_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_dir = make_tiny(tmp_path / "source", layers=3)
+    loaded: list[weakref.ref[torch.Tensor]] = []
+    load_block = Skeleton.load_block
+
+    def watched(self: Skeleton, source: Checkpoint, index: int) -> dict[str, torch.Tensor]:
+        assert not [weight for weight in loaded if weight() is not None]
+        weights = load_block(self, source, index)
+        loaded[:] = [weakref.ref(weight) for weight in weights.values()]
+        return weights
+
+    monkeypatch.setattr(Skeleton, "load_block", watched)
+    for method in ("apiq-bw", "awq"):
+        quantize(model_dir, tmp_path / method, small_config(method=method))
+    assert loaded
+
+
+def test_it_is_scored_in_fp32_whatever_it_is_computed_in(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp32 = quantize(tiny, tmp_path / "fp32", small_config(method="rtn"))
+    for name in ("compute_dtype", "matmul_dtype"):
+        monkeypatch.setattr(f"apiq_core.quantize.{name}", lambda device: torch.bfloat16)
+    bf16 = quantize(tiny, tmp_path / "bf16", small_config(method="rtn"))
+    assert bf16.perplexity == fp32.perplexity and bf16.kl == fp32.kl
 
 
 def test_rotary_tables_in_a_checkpoint_are_left_out(tiny: Path, tmp_path: Path) -> None:
