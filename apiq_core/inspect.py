@@ -35,7 +35,7 @@ COMPANIONS = (
 INDEX_FILE = "model.safetensors.index.json"
 WEIGHTS_FILE = "model.safetensors"
 PICKLE_PATTERN = re.compile(r".*\.(bin|pt|pth|ckpt|pkl)")
-BLOCK_WEIGHT = re.compile(r"(?P<prefix>(?:\w+\.)*?layers)\.(?P<index>\d+)\.(?P<layer>.+)\.weight")
+BLOCK_WEIGHT = re.compile(r"model\.layers\.(?P<index>\d+)\.(?P<layer>.+)\.weight")
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 
@@ -206,7 +206,8 @@ def facts_from(config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) -
     if sorted(blocks) != list(range(int(expected or 0))) or not blocks:
         raise UserError(
             "corrupt_weights",
-            f"config.json promises {expected} blocks, the weights hold {len(blocks)}",
+            f"config.json promises {expected} blocks, the weights hold {len(blocks)} "
+            "as model.layers",
             param="model",
         )
     for index, layers in blocks.items():

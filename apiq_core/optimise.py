@@ -69,7 +69,11 @@ def train_block(
     epochs, batch_size = training.epochs or 0, training.batch_size or 1
     parameters: list[dict[str, Any]] = [
         {"params": student.quantizer_parameters, "lr": training.lr_quantizer},
-        {"params": student.rounding_parameters, "lr": training.lr_rounding or 0.0},
+        {
+            "params": student.rounding_parameters,
+            "lr": training.lr_rounding or 0.0,
+            "weight_decay": 0.0,  # codes and zero points: towards 0 is no smaller change
+        },
         {"params": student.adapter_parameters, "lr": training.lr_adapter},
     ]
     optimizer = torch.optim.AdamW(parameters, weight_decay=training.weight_decay or 0, fused=True)
@@ -111,9 +115,9 @@ def constant(step: int) -> float:
     return 1.0
 
 
-def warmup_cosine(steps: int) -> Callable[[int], float]:
+def warmup_cosine(steps: int, warmup_fraction: float = WARMUP_FRACTION) -> Callable[[int], float]:
     """A learning rate's factor over `steps`: a linear warmup, then a cosine down to zero."""
-    warmup = max(1, round(WARMUP_FRACTION * steps))
+    warmup = max(1, round(warmup_fraction * steps))
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -22,7 +22,7 @@ from apiq_core.config import (
 )
 from apiq_core.errors import UserError
 from apiq_core.inspect import ModelFacts
-from apiq_core.training_defaults import TRAINING_DEFAULTS
+from apiq_core.training_defaults import OMNIQUANT_EPOCHS_AT_2_BITS, TRAINING_DEFAULTS
 
 DEFAULT_GROUP_SIZES = (64, 32, PER_CHANNEL)
 MAX_DEFAULT_RANK = 64
@@ -295,7 +295,10 @@ def _resolve_training(config: QuantizeConfig, recipe: str) -> Training:
             param="training.lr_rounding",
             value=given["lr_rounding"],
         )
-    return TRAINING_DEFAULTS[recipe].model_copy(update=given)
+    defaults = TRAINING_DEFAULTS[recipe]
+    if recipe == "omniquant" and config.bits == 2:
+        defaults = defaults.model_copy(update={"epochs": OMNIQUANT_EPOCHS_AT_2_BITS})
+    return defaults.model_copy(update=given)
 
 
 def _fits_context(

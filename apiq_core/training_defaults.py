@@ -23,6 +23,8 @@ _PAPER = Training(
     polish_lr=1e-3,
 )
 
+OMNIQUANT_EPOCHS_AT_2_BITS = 40  # as its authors run it
+
 # by recipe, or by method where it has none
 TRAINING_DEFAULTS: dict[str, Training] = {
     "fast": _FAST,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from apiq_core.config import QuantizeConfig
 from apiq_core.errors import UserError
@@ -40,6 +41,15 @@ def test_facts_of_a_checkpoint(model_dir: Path) -> None:
 
 def test_missing_config(tmp_path: Path) -> None:
     assert refused(tmp_path).code == "missing_config"
+
+
+def test_blocks_under_another_name(model_dir: Path) -> None:
+    """As in a checkpoint of the model without its head, which would fail an hour later."""
+    tensors = load_file(model_dir / "model.safetensors")
+    shorter = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    save_file(shorter, model_dir / "model.safetensors")
+    error = refused(model_dir)
+    assert error.code == "corrupt_weights" and "hold 0 as model.layers" in error.message
 
 
 def test_config_that_is_no_json(model_dir: Path) -> None:
@@ -156,7 +166,9 @@ def test_defaults_suit_the_model() -> None:
     assert resolved(SMOLLM2, method="qlora").formats == ["dense"]
     assert resolved(SMOLLM2, method="apiq-lw").recipe == "closed-form"
     assert resolved(SMOLLM2, method="apiq-lw", recipe="paper").training.epochs == 20
-    assert resolved(SMOLLM2, method="omniquant").training.weight_decay == 0
+    omniquant = resolved(SMOLLM2, method="omniquant").training
+    assert (omniquant.weight_decay, omniquant.epochs) == (0, 40)
+    assert resolved(SMOLLM2, method="omniquant", bits=3).training.epochs == 20
 
 
 def test_resolving_twice_changes_nothing() -> None:

@@ -1,11 +1,16 @@
 """The trainable rounding of `recipe: best`."""
 
+from pathlib import Path
+
 import torch
 
-from apiq_core.adapters.lora import LowRank
+from apiq_core.adapters.lora import LowRank, no_adapter
 from apiq_core.block import QuantizedLayer
+from apiq_core.config import Training
+from apiq_core.optimise import Objective, train_block
 from apiq_core.quantizer import round_to_nearest
-from apiq_core.rounding_student import RoundedLinear
+from apiq_core.rounding_student import RoundedLinear, RoundingStudent
+from tests.unit.core.small_block import small_block
 
 
 def layer(d_out: int = 8, d_in: int = 64, rank: int = 2) -> QuantizedLayer:
@@ -50,6 +55,23 @@ def test_what_is_stored_is_what_the_graph_computed_after_training() -> None:
     assert torch.allclose(result.merged(torch.float32), student.weight(), atol=1e-2)
     q = student.weight() - student.adapter.apply(torch.zeros(8, 64))
     assert torch.allclose(result.weight.dequantize(), q, atol=1e-5)
+
+
+def test_weight_decay_leaves_codes_and_zero_points_where_they_are(tmp_path: Path) -> None:
+    block = small_block(tmp_path)
+    start = {
+        name: QuantizedLayer(round_to_nearest(weight, 2, 32), no_adapter(weight))
+        for name, weight in block.linear_weights.items()
+    }
+    training = Training(
+        epochs=2, lr_quantizer=0.0, lr_adapter=0.0, lr_rounding=0.1, weight_decay=1.0
+    )
+    objective = Objective(False, False, False, lambda out, target: 0 * (out - target).sum())
+    student = RoundingStudent(start)
+    train_block(block, student, training, objective, seed=0, check_stop=lambda: None)
+    for name, layer in student.result().items():
+        assert torch.equal(layer.integers.codes, start[name].integers.codes)
+        assert torch.equal(layer.integers.zero_points, start[name].integers.zero_points)
 
 
 def test_a_code_flips_only_after_half_a_step() -> None:
