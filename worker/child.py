@@ -97,6 +97,7 @@ def finetune_job(link: Link) -> dict[str, Any]:
         device=settings.device,
         base_name=request.base,
         model_name=spec.input["model"],
+        is_job=request.base_job is not None,
         bits=request.bits,
     )
     return {"metrics": report.headline(), "text_sha256": fingerprints(data)}

@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
                 on_event=show,
                 device=device,
                 base_name=base_dir.name,
+                is_job=is_artifact,
                 bits=fixed["bits"],
                 group_size=fixed["group_size"],
             )

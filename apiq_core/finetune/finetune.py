@@ -26,13 +26,14 @@ from apiq_core.finetune.mixed_precision import use_matmul_dtype
 from apiq_core.finetune.model_card import model_card
 from apiq_core.finetune.packed_model import load_model, packed_layers, packed_width
 from apiq_core.finetune.parameters import trained_parameters
-from apiq_core.finetune.projection import projected
+from apiq_core.finetune.projection import Shape, Training, projected
 from apiq_core.finetune.report import FinetuneReport, Scores
 from apiq_core.finetune.report_html import report_html
 from apiq_core.finetune.run import Run
 from apiq_core.finetune.scoring import mean_loss
 from apiq_core.finetune.train import train
 from apiq_core.finetune.training_data import VALIDATION_FRACTION, load_data
+from apiq_core.formats import compressed_tensors_mixed
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
 from apiq_core.meter import Meter
@@ -56,6 +57,7 @@ def finetune(
     device: str = "auto",
     base_name: str | None = None,
     model_name: str | None = None,
+    is_job: bool = False,
     bits: int | None = None,
     group_size: int | None = None,
 ) -> FinetuneReport:
@@ -65,9 +67,10 @@ def finetune(
     `model_dir` is a quantize job's `model/` or a full-precision checkpoint, `adapter_dir` the
     job's `adapter/`, or None if there is none. `dataset` is JSONL (`apiq_core.finetune.rows`) or,
     as `.txt`, plain text; `validation` is a file alike that is held out, or None for a share of
-    `dataset`. `bits` and `group_size` say to what `l4q` quantizes a full-precision checkpoint. A
-    run that was stopped goes on from its checkpoint in `out_dir`. Raises `UserError` for input that
-    cannot be trained on.
+    `dataset`. `base_name` is what the card calls the base, a quantize job if `is_job`, and
+    `model_name` the model that it is of. `bits` and `group_size` say to what `l4q` quantizes a
+    full-precision checkpoint. A run that was stopped goes on from its checkpoint in `out_dir`.
+    Raises `UserError` for input that cannot be trained on.
 
     Of several `processes` all call it alike, on one machine; one stops them all. Only the main one
     tells and writes, and the others return its report.
@@ -123,8 +126,10 @@ def finetune(
 
     with meter.phase("evaluating"):
         count = sum(p.numel() for p in trained_parameters(trained).values())
+        training = Training.of(run, count)
         method.store(trained)
         after = mean_loss(run, run.held_out)
+        _check_stored(after, config)
         before = state.points[0].validation_loss
         if not processes.is_main():
             return _report_of_main(out_dir)
@@ -160,12 +165,16 @@ def finetune(
             points=state.points,
             seconds=meter.seconds,
             peak_memory_bytes=meter.peak_memory_bytes,
-            projected_memory_bytes=projected(run, count, meter.peak_memory_bytes["training"]),
+            projected_memory_bytes=projected(
+                Shape.of(model.config), training, meter.peak_memory_bytes["training"]
+            ),
             device=target.type,
         )
     write_text(out_dir / "report.json", report.model_dump_json(indent=2) + "\n")
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
-    write_text(out_dir / "README.md", model_card(report, is_job=is_quantized))
+    is_mixed = compressed_tensors_mixed.is_format_of(read_json(model_dir / "config.json"))
+    card = model_card(report, is_job=is_job, is_mixed=is_mixed)
+    write_text(out_dir / "README.md", card)
     run.checkpoint_file.unlink(missing_ok=True)
     processes.any_of(False)  # the others read the report now
     return report
@@ -207,6 +216,17 @@ def _check_grid(base: Base, config: FinetuneConfig, *, is_quantized: bool) -> No
                 param=name,
                 value=value,
             )
+
+
+def _check_stored(loss: float, config: FinetuneConfig) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            "diverged",
+            f"the held-out loss is {loss} once what was trained is rounded to the dtype of its "
+            "file; legal: a smaller lr",
+            param="lr",
+            value=config.lr,
+        )
 
 
 def _learned(examples: Sequence[Example], members: Sequence[int]) -> int:

@@ -3,13 +3,14 @@
 from apiq_core.finetune.config import Method
 from apiq_core.finetune.report import FinetuneReport
 from apiq_core.markdown import code, plain
-from apiq_core.model_card import READERS, front_matter
+from apiq_core.model_card import READERS, UNPACK, front_matter
 
 WITHOUT_ADAPTER: tuple[Method, ...] = ("l4q",)  # publishes a model of its own
 
 
-def model_card(report: FinetuneReport, *, is_job: bool) -> str:
-    """The card; `is_job` says that the base is a quantize job, which has a `model/` of its own."""
+def model_card(report: FinetuneReport, *, is_job: bool, is_mixed: bool) -> str:
+    """The card; `is_job` says that the base is a quantize job, which has a `model/` of its own,
+    `is_mixed` that its layers have widths of their own."""
     is_model = report.config.method in WITHOUT_ADAPTER
     loss, perplexity = report.validation_loss, report.perplexity
     answers = (
@@ -33,7 +34,7 @@ def model_card(report: FinetuneReport, *, is_job: bool) -> str:
                 "`report.html` and `report.json` have every figure and the curves.",
                 "## Load it",
                 code("sh", f"pip install torch {READERS}"),
-                code("python", _load(report, is_model=is_model, is_job=is_job)),
+                code("python", _load(report, is_model=is_model, is_job=is_job, is_mixed=is_mixed)),
                 "## Licence",
                 "Those of the base model and of the data it was trained on hold for it.",
             ]
@@ -70,7 +71,7 @@ def _place(report: FinetuneReport, *, is_model: bool, is_job: bool) -> str:
     return f"It belongs to {plain(report.model)}."
 
 
-def _load(report: FinetuneReport, *, is_model: bool, is_job: bool) -> str:
+def _load(report: FinetuneReport, *, is_model: bool, is_job: bool, is_mixed: bool) -> str:
     model = "model" if is_job or is_model else report.base
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -83,4 +84,6 @@ def _load(report: FinetuneReport, *, is_model: bool, is_job: bool) -> str:
     if not is_model:
         lines.insert(0, "from peft import PeftModel")
         lines.insert(4, 'model = PeftModel.from_pretrained(model, "adapter")')
+        if is_mixed:
+            lines.insert(4, UNPACK)
     return "\n".join(lines)

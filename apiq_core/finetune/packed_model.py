@@ -18,6 +18,7 @@ from apiq_core.formats import compressed_tensors, compressed_tensors_mixed
 from apiq_core.packing import WORD
 
 PACKED = "weight_packed"
+COMPUTED = "rotary_emb.inv_freq"  # stored by Llama-2, computed today
 SUFFIXES = (PACKED, "weight_scale", "weight_zero_point", "weight_shape")
 
 
@@ -29,6 +30,7 @@ def load_model(model_dir: Path, device: torch.device, dtype: torch.dtype) -> Pre
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # its reader would make dense weights of the integers
+    config.attention_dropout = 0.0  # resumed is to be what went through
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
@@ -79,7 +81,7 @@ def _load(model: nn.Module, source: Checkpoint, dtype: torch.dtype) -> None:
         owner, _, suffix = name.rpartition(".")
         if suffix == PACKED:
             replace_layer(model, owner, _read(source, owner, dtype))
-        elif f"{owner}.{PACKED}" not in source:
+        elif f"{owner}.{PACKED}" not in source and not name.endswith(COMPUTED):
             dense[name] = source.load(name, dtype)
     unknown = model.load_state_dict(dense, strict=False, assign=True).unexpected_keys
     if unknown:

@@ -78,12 +78,24 @@ class Training:
     dtype_bytes: int  # of embeddings and activations
     is_checkpointed: bool
 
+    @classmethod
+    def of(cls, run: Run, trained_count: int) -> Self:
+        """How `run` trains `trained_count` numbers; its weights are still as training held them."""
+        own, dtype_bytes = Shape.of(run.model.config), compute_dtype(run.device).itemsize
+        layers = packed_layers(run.model).values()
+        held = sum(tensor.nbytes for layer in layers for tensor in layer.buffers())
+        longest = max(len(run.examples[i]) for i in run.members)
+        return cls(
+            weight_bits=8 * held / (own.blocks * own.block_weights) if layers else 8 * dtype_bytes,
+            trained_share=trained_count / (own.blocks * own.channels),
+            tokens=longest * run.micro_batch_size(),
+            dtype_bytes=dtype_bytes,
+            is_checkpointed=run.config.gradient_checkpointing,
+        )
 
-def projected(run: Run, trained_count: int, peak_bytes: int) -> dict[str, int]:
-    """Peak bytes of each Llama, were it trained as `run` was: `trained_count` numbers in
-    `peak_bytes`."""
-    own = Shape.of(run.model.config)
-    training = _training(run, trained_count, own)
+
+def projected(own: Shape, training: Training, peak_bytes: int) -> dict[str, int]:
+    """Peak bytes of each Llama, were it trained as the model of shape `own` was in `peak_bytes`."""
     rest = max(0.0, peak_bytes - training_bytes(own, training))
     return {name: round(rest + training_bytes(shape, training)) for name, shape in LLAMAS.items()}
 
@@ -99,17 +111,3 @@ def training_bytes(shape: Shape, training: Training) -> float:
     activations = between + in_block if training.is_checkpointed else shape.blocks * in_block
     dense = shape.hidden * shape.intermediate * FP32 * COPIES_OF_DENSE
     return weights + embeddings + trained + activations + dense
-
-
-def _training(run: Run, trained_count: int, own: Shape) -> Training:
-    dtype_bytes = compute_dtype(run.device).itemsize
-    layers = packed_layers(run.model).values()
-    held = sum(tensor.nbytes for layer in layers for tensor in layer.buffers())
-    longest = max(len(run.examples[i]) for i in run.members)
-    return Training(
-        weight_bits=8 * held / (own.blocks * own.block_weights) if layers else 8 * dtype_bytes,
-        trained_share=trained_count / (own.blocks * own.channels),
-        tokens=longest * run.micro_batch_size(),
-        dtype_bytes=dtype_bytes,
-        is_checkpointed=run.config.gradient_checkpointing,
-    )

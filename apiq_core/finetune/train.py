@@ -22,6 +22,7 @@ from apiq_core.finetune.memory import is_out_of_memory
 from apiq_core.finetune.parameters import parameter_groups, trained_parameters
 from apiq_core.finetune.run import Run
 from apiq_core.finetune.scoring import mean_loss
+from apiq_core.optimise import warmup_cosine
 
 ROLLBACKS = 2  # how often a run whose loss was not finite goes back and tries at half the rate
 EVALUATIONS = 10  # unless the config says after how many steps
@@ -85,10 +86,7 @@ def train(run: Run) -> State:
 
 def lr_at(step: int, total: int, config: FinetuneConfig) -> float:
     """The learning rate of a step: a linear warmup, then a cosine down to zero."""
-    warmup = max(1, round(config.warmup_fraction * total))
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    return config.lr * warmup_cosine(total, config.warmup_fraction)(step)
 
 
 def _step(

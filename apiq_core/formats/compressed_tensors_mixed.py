@@ -43,6 +43,12 @@ def unpack_layer(tensors: Mapping[str, Tensor], bits: int) -> QuantizedWeight:
     )
 
 
+def is_format_of(config: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint of this config.json is stored so."""
+    groups = config.get("quantization_config", {}).get("config_groups", {}).values()
+    return any(group["weights"]["strategy"] == "block" for group in groups)
+
+
 def quantization_config(
     layers: Mapping[str, LayerSpec], dense_modules: list[str]
 ) -> dict[str, Any]:

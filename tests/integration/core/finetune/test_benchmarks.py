@@ -64,8 +64,11 @@ def test_all_are_trained_alike(setting: Setting, store: Cells, task: Task) -> No
         assert shown["loss after"] < shown["loss before"]
         counts.add((figures["trained_parameters"], *figures["rows"].values()))
     assert len(counts) == 1
-    assert found[FULL] and "bits_per_weight" not in found[FULL]
-    assert found[APIQ] and found[APIQ]["bits_per_weight"] > 2
+    bare = trainees.start(store, setting, QLORA_STYLE, 2, trainees.RANK)
+    start_bits = bare["bits_per_weight"] if bare else 0.0
+    bits = {name: figures and figures["bits_per_weight"] for name, figures in found.items()}
+    assert bits[FULL] - 16 == pytest.approx(bits[APIQ] - start_bits, abs=1e-3)
+    assert bits[QLORA_STYLE] == pytest.approx(bits[APIQ], abs=1e-3)
 
 
 def test_a_merged_adapter_is_scored_on_the_rows_that_its_training_held_out(

@@ -20,6 +20,7 @@ from apiq_core.events import Event
 from apiq_core.finetune import batches, scoring
 from apiq_core.finetune.finetune import finetune
 from apiq_core.layout import training_checkpoint
+from apiq_core.model_card import UNPACK
 from tests.integration.core.finetune.support import config, quantized, run, stock_loss, stop_after
 from tests.tiny_models import make_tiny
 
@@ -282,6 +283,15 @@ def test_a_base_without_a_finite_loss_is_the_users_fault(
     assert not training_checkpoint(tmp_path).exists()
 
 
+def test_a_loss_that_is_no_number_once_it_is_stored_is_told(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apiq_core.finetune.finetune.mean_loss", lambda *_: math.inf)
+    with pytest.raises(UserError, match="rounded to the dtype of its file") as caught:
+        run(base, sums, tmp_path, config(max_steps=1))
+    assert (caught.value.code, caught.value.param) == ("diverged", "lr")
+
+
 def test_out_of_memory_once_goes_on_with_half_the_rows(
     base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,8 +342,11 @@ def test_out_of_memory_while_scoring_is_told_as_such(
 )
 def test_whatever_was_quantized_learns(sums: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
     base = quantized(tmp_path, **fields)
-    report = run(base, sums, tmp_path / "out", config(epochs=6))
+    report = run(base, sums, tmp_path / "out", config(epochs=6), base_name="job_1", is_job=True)
     assert report.validation_loss.after < 0.9 * report.validation_loss.before
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`model/` of job_1" in card and 'from_pretrained("model")' in card
+    assert (UNPACK in card) == ("bits_per_weight" in fields)
 
 
 @pytest.mark.parametrize(

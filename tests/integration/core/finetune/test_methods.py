@@ -1,12 +1,13 @@
 """L4Q and QA-LoRA through the whole of finetuning, read back with stock tools."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import apiq_core.finetune.finetune as finetuning
@@ -124,12 +125,38 @@ def test_l4q_from_full_precision(
     settings = config(**SMALL_L4Q, rank=4, epochs=6)
     report = finetune(source, None, sums, tmp_path, settings, bits=bits, group_size=group_size)
     assert report.validation_loss.after < 0.9 * report.validation_loss.before
+    # it holds the weights of a Llama-2-7B's blocks in fp32
+    assert report.projected_memory_bytes["Llama-2-7B"] > 32 * 202e6 * 4
     content = json.loads((tmp_path / "model" / "config.json").read_text())
     scheme = content["quantization_config"]["config_groups"]["group_0"]["weights"]
     stored = None if group_size == -1 else group_size
     assert (scheme["num_bits"], scheme["group_size"]) == (bits, stored)
     found = stock_loss(tmp_path, sums, None)
     assert found == pytest.approx(report.validation_loss.after, rel=0.5)  # of all rows
+
+
+@pytest.mark.parametrize("method", ["lora", "l4q"])
+def test_rotary_tables_in_a_checkpoint_are_no_hindrance(
+    source: Path, sums: Path, tmp_path: Path, method: str
+) -> None:
+    """Checkpoints as old as Llama-2's hold them, in every block."""
+    older = Path(shutil.copytree(source, tmp_path / "older"))
+    tensors = load_file(older / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(tensors, older / "model.safetensors", metadata={"format": "pt"})
+    settings = config(method=method, rank=4, max_steps=1)
+    found, wanted = (
+        finetune(
+            folder,
+            None,
+            sums,
+            tmp_path / folder.name,
+            settings,
+            bits=2 if method == "l4q" else None,
+        )
+        for folder in (older, source)
+    )
+    assert found.validation_loss == wanted.validation_loss
 
 
 def test_l4q_starts_at_the_jobs_own_integers_where_there_is_no_adapter(bare: Path) -> None:
