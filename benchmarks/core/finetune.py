@@ -81,7 +81,7 @@ def row(task: Task, name: str, bits: int, figures: Figures) -> dict[str, Any]:
         "rows": task.name,
         "bits": bits if name != FULL else 16,
         "start": name,
-        "bits/w": figures.get("bits_per_weight", 16.0),
+        "bits/w": figures["bits_per_weight"],
         "trained": figures["trained_parameters"],
         "steps": points[-1]["step"],
         "loss before": losses[0],

@@ -18,8 +18,13 @@ from benchmarks.report import RESULTS_DIR, show, write
 COUNTS = (4, 8, 16)
 SHAPE = {"hidden": 1024, "intermediate": 2816, "heads": 16, "kv_heads": 16}
 LLAMA_7B = {"hidden": 4096, "intermediate": 11008, "heads": 32, "kv_heads": 32}
-# blocks, and the weights of one of them in millions
-LLAMAS = {"Llama-2-7B": (32, 202.4), "Llama-2-13B": (40, 317.2), "Llama-2-70B": (80, 855.6)}
+LLAMA_BLOCKS = 2  # what one block leaves behind is seen in the next
+# blocks, the weights of one of them in millions, and the widest input of its layers
+LLAMAS = {
+    "Llama-2-7B": (32, 202.4, 11008),
+    "Llama-2-13B": (40, 317.2, 13824),
+    "Llama-2-70B": (80, 855.6, 28672),
+}
 
 
 def main(options: Namespace) -> None:
@@ -30,7 +35,7 @@ def main(options: Namespace) -> None:
     counts = (options.blocks, 2 * options.blocks) if options.blocks else COUNTS
     shapes = [(SHAPE, count) for count in counts]
     if options.llama:
-        shapes.append((LLAMA_7B, 1))
+        shapes.append((LLAMA_7B, LLAMA_BLOCKS))
     for shape, count in shapes:
         model_dir = models.random_model(tokenizer_of, blocks=count, **shape)
         asked = Cell(
@@ -51,7 +56,7 @@ def main(options: Namespace) -> None:
     projected = [r for r in rows if r["hidden"] == LLAMA_7B["hidden"]]
     if projected:
         projected = projection(projected[0])
-        show("projected from one block of Llama-2-7B's shape", projected)
+        show("projected from blocks of Llama-2-7B's shape", projected)
     write("core-memory", {"rows": rows, "projected": projected})
     chart(
         RESULTS_DIR / "core-memory.svg",
@@ -95,26 +100,27 @@ def row(hidden: int, blocks: int, figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def projection(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of whole models, from one block of the smallest.
+    """Of whole models, from blocks of the smallest.
 
-    P: weights of a block. Memory: before + (peak - before) P / P_7B. It holds one block whatever
-    their number; streams grow less than P and Gram matrices as P, so this is an upper bound.
-    Time: blocks x seconds a block x (P / P_7B) where passes over tokens, which cost P, are all of
-    it, and (P / P_7B)^1.5 where GPTQ and factorizations, which cost the cube of the width, are.
+    P: weights of a block, I: its widest input. One block is held whatever their number, and of it
+    weights, which grow as P, and Gram matrices, which grow as I^2; streams grow less. So memory is
+    at most before + (peak - before) times the larger ratio. Time: blocks x seconds a block x
+    (P / P_7B) where passes over tokens, which cost P, are all of it, and (I / I_7B)^3 where
+    factorizations are.
     """
-    smallest = LLAMAS["Llama-2-7B"][1]
+    _, smallest, narrowest = LLAMAS["Llama-2-7B"]
     rows = []
-    for name, (blocks, millions) in LLAMAS.items():
-        ratio = millions / smallest
-        grown = (measured["peak MB"] - measured["before MB"]) * ratio
+    for name, (blocks, millions, widest) in LLAMAS.items():
+        ratio, wider = millions / smallest, widest / narrowest
+        grown = (measured["peak MB"] - measured["before MB"]) * max(ratio, wider**2)
         hours = blocks * measured["seconds a block"] / 3600
         rows.append(
             {
                 "model": name,
                 "blocks": blocks,
-                "peak GB": round((measured["before MB"] + grown) / 1000, 1),
+                "peak GB, at most": round((measured["before MB"] + grown) / 1000, 1),
                 "hours, at least": round(hours * ratio, 1),
-                "hours, at most": round(hours * ratio**1.5, 1),
+                "hours, at most": round(hours * wider**3, 1),
             }
         )
     return rows

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apiq_core.inspect import inspect_model
 from benchmarks.core.cells import Cell, Cells, Figures
 from benchmarks.core.contenders import FAST, Setting, cell
 
@@ -53,26 +54,32 @@ def trained(
     adapter: str = "lora",
     steps: int | None = None,
 ) -> Figures | None:
-    """The figures of a trainee, and of its start where it was quantized for this."""
+    """The figures of a trainee, with its bits a weight: its start's and any new adapter's."""
     fields = settings(task) | {"train": train}
     if steps is not None:
         fields["max_steps"] = steps
     inputs = {"base": given.model_dir, "rows": task.rows}
-    started: Figures = {}
+    bits_per_weight = 16.0
     if name != FULL:
         found = start(store, given, name, bits, rank, adapter)
         if found is None:
             return None
-        started = {"bits_per_weight": found["bits_per_weight"]}
+        bits_per_weight = found["bits_per_weight"]
         folder = Path(found["folder"])
         inputs["base"] = folder / "model"
         if (folder / "adapter").is_dir():
             inputs["adapter"] = folder / "adapter"
-    if "adapter" not in inputs:
+    has_new_adapter = "adapter" not in inputs
+    if has_new_adapter:
         fields |= {"rank": rank, "adapter": adapter}
     title = f"{task.name}: {name} at {bits} bits, {adapter} of rank {rank}, train {train}"
     figures = store.figures(Cell("finetune.trained", {"finetune": fields}, inputs), title)
-    return figures and started | figures
+    if figures is None:
+        return None
+    if has_new_adapter:
+        weights = inspect_model(given.model_dir).quantized_weight_count
+        bits_per_weight += 16 * figures["trained_parameters"] / weights
+    return figures | {"bits_per_weight": bits_per_weight}
 
 
 def settings(task: Task) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from apiq_core.budget.plan import bits_per_weight, uniform_plan
 from apiq_core.config import QuantizeConfig
 from apiq_core.inspect import inspect_model
 from benchmarks.core.contenders import AUTOROUND_PYTHON
 from benchmarks.core.measure import dense
-from benchmarks.core.measure.sizes import bits_per_parameter, uniform_bits
+from benchmarks.core.measure.sizes import bits_per_parameter
 
 SCRIPT = Path(__file__).with_name("autoround_child.py")
 
@@ -30,7 +31,7 @@ def figures(config: dict[str, Any], inputs: dict[str, Path], work_dir: Path) -> 
     model = dense.load(work_dir / "dense")
     facts = inspect_model(inputs["model"])
     # in its packed format, which stores what ours stores without adapter
-    bits = uniform_bits(config["quantize"]["bits"], config["quantize"]["group_size"], facts)
+    bits = bits_per_weight(uniform_plan(quantize_config, facts), facts)
     return {
         "bits_per_weight": {"weights": bits, "adapter": 0.0, "total": bits},
         "file_bits_per_parameter": bits_per_parameter(bits, facts),
