@@ -18,16 +18,17 @@ from urllib.parse import quote
 
 import httpx
 
+from apiq_client.answers import raise_for_problem
 from apiq_client.download import OnBytes, check_directory, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
+from apiq_client.outage import Outage
 from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Preview
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
-FETCH_TIMEOUT_S = 1800.0  # of a dataset that the server downloads before it answers
+SLOW_TIMEOUT_S = 1800.0  # of silence, while the server fetches, stores or tokenizes a dataset
 TRIES = 4  # of a call that may be repeated, while the server cannot be reached or serve
-MAX_RETRY_AFTER_S = 10.0
 WAIT_S = 25.0  # of one question for a job's next change
 MEDIA_TYPES = {  # of a dataset's file
     ".txt": "text/plain; charset=utf-8",
@@ -55,6 +56,7 @@ class Client:
             timeout=timeout_s,
             follow_redirects=True,
         )
+        self._slow = httpx.Timeout(timeout_s, read=SLOW_TIMEOUT_S)
         self._wait_s = min(WAIT_S, timeout_s / 2)
 
     def __enter__(self) -> Self:
@@ -151,12 +153,19 @@ class Client:
         self._request("DELETE", f"/jobs/{_part(job_id)}")
 
     def watch(self, job_id: str) -> Iterator[Job]:
-        """The job each time it changed, until it has finished."""
+        """The job each time it changed, until it has finished, through outages of minutes."""
         job = self.job(job_id)
         yield job
+        outage = Outage(self.url)
         while not job.is_finished:
-            known, job = job, self.job(job_id, wait_s=self._wait_s, after=job.event_seq)
-            if job != known:
+            try:
+                changed = self.job(job_id, wait_s=self._wait_s, after=job.event_seq)
+            except (ProblemError, Unreachable) as error:
+                outage.endure(error)
+                continue
+            outage.is_over()
+            if changed != job:
+                job = changed
                 yield job
 
     def wait(self, job_id: str) -> Job:
@@ -167,7 +176,7 @@ class Client:
         return job
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
-        """The job's history; with `follow` until it has finished, through broken connections."""
+        """The job's history; with `follow` until it has finished, through outages of minutes."""
         path = f"/jobs/{_part(job_id)}/events"
         if follow:
             yield from follow_events(self._http, self.url, path, after)
@@ -233,6 +242,7 @@ class Client:
                     "content-type": media_type,
                     "content-length": str(file.stat().st_size),
                 },
+                timeout=self._slow,
             )
         return Dataset.model_validate(answer)
 
@@ -253,7 +263,7 @@ class Client:
             "/datasets",
             params={} if name is None else {"name": name},
             json=body if hub_token is None else body | {"hub_token": hub_token},
-            timeout=FETCH_TIMEOUT_S,
+            timeout=self._slow,
         )
         return Dataset.model_validate(answer)
 
@@ -270,7 +280,7 @@ class Client:
         """
         params = {} if base is None else {"base": base}
         path = f"/datasets/{_part(dataset_id)}/preview"
-        return Preview.model_validate(self._call("GET", path, params=params))
+        return Preview.model_validate(self._call("GET", path, params=params, timeout=self._slow))
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._request("DELETE", f"/datasets/{_part(dataset_id)}")
@@ -287,36 +297,20 @@ class Client:
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         may_repeat = method == "GET" or "idempotency-key" in arguments.get("headers", {})
         tries = TRIES if may_repeat else 1
-        for left in reversed(range(tries)):
+        while True:
+            tries -= 1
             try:
-                response = self._http.request(method, path, **arguments)
-            except httpx.TransportError as error:
-                if not left:
+                return raise_for_problem(self._http.request(method, path, **arguments))
+            except httpx.RequestError as error:
+                # a server that is slow is still at it, and would be at it twice
+                is_slow = method == "GET" and isinstance(error, httpx.ReadTimeout)
+                if not tries or is_slow:
                     raise Unreachable(self.url, error) from error
-                time.sleep(0.1 * 2 ** (tries - left))
-                continue
-            if not (left and method == "GET" and response.status_code == 503):
-                break
-            time.sleep(_retry_after_s(response))  # its database restarts, say
-        return raise_for_problem(response)
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """What the server asks for, within reason."""
-    asked = response.headers.get("retry-after", "")
-    return min(float(asked) if asked.isdecimal() else 1.0, MAX_RETRY_AFTER_S)
-
-
-def raise_for_problem(response: httpx.Response) -> httpx.Response:
-    """Return a success; turn everything else into `ProblemError`."""
-    if response.is_success:
-        return response
-    response.read()
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    raise ProblemError(response.status_code, problem if isinstance(problem, dict) else {})
+                time.sleep(0.1 * 2 ** (TRIES - tries))
+            except ProblemError as error:
+                if not (tries and method == "GET" and error.may_pass):
+                    raise
+                time.sleep(1.0 if error.retry_after_s is None else error.retry_after_s)
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 
 from apiq_client.download import check_directory
-from apiq_client.errors import JobFailed
+from apiq_client.errors import ApiqError, JobFailed
 from apiq_client.options import given_fields, with_options_of
 from apiq_client.records import Job
 from apiq_client.sdk import Client
@@ -133,6 +133,11 @@ def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, 
     except KeyboardInterrupt:
         _tell_how_to_go_on(job, download)
         raise typer.Exit(130) from None
+    except JobFailed:
+        raise
+    except ApiqError:  # an outage, say, that lasted too long
+        _tell_how_to_go_on(job, download)
+        raise
 
 
 def _download(client: Client, job_id: str, directory: Path) -> None:
@@ -146,7 +151,7 @@ def _download(client: Client, job_id: str, directory: Path) -> None:
 
 
 def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
-    """Nobody who presses Ctrl-C should have to guess what became of the job."""
+    """Nobody whose wait ends early should have to guess what became of the job."""
     fetch = _fetch(job) + (f" --dir {directory}" if directory else "")
     if job.is_finished:
         err.print(f"{job.id} has {job.state}; go on where the download stopped: {fetch}")
