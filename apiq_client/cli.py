@@ -6,6 +6,7 @@ from importlib.metadata import version as installed_version
 import typer
 
 from apiq_client.commands import artifacts, datasets, finetune, jobs, keys, models, quantize, up
+from apiq_client.commands.arguments import AsJson
 from apiq_client.errors import ApiqError
 from apiq_client.sdk import Client
 from apiq_client.terminal import out, print_error, print_json
@@ -32,7 +33,7 @@ app.add_typer(keys.app)
 
 
 @app.command()
-def version(json: bool = typer.Option(False, "--json", help="Machine-readable output.")) -> None:
+def version(json: AsJson = False) -> None:
     """Versions of this command and of the server."""
     versions = {"client": installed_version("apiq")}
     try:

@@ -15,19 +15,24 @@ from apiq_client.records import Artifact
 
 OnBytes = Callable[[int], None]  # called with the number of bytes that just became available
 
+MANIFEST = "manifest.json"  # tells whose files a directory has
 CHUNK_BYTES = 1024 * 1024
 
 
-def check_directory(directory: Path, job_id: str) -> None:
-    """Refuse a directory with another job's files: what only that job has would stay among ours."""
+def check_directory(directory: Path, job_id: str | None) -> None:
+    """Refuse a directory with another job's files: what only that job has would stay among ours.
+
+    A job without an id is one that is not submitted yet.
+    """
     try:
-        there = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["job"]
+        there = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["job"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     if there != job_id:
         raise ApiqError(
             "directory_taken",
-            f"{directory} has the files of {there}; legal: another directory, or that one emptied",
+            f"{directory} has the files of {there}; legal: another directory, or that one emptied "
+            f"(`apiq artifacts download {there} --dir {directory}` goes on with those)",
         )
 
 

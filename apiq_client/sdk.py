@@ -10,7 +10,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ from urllib.parse import quote
 import httpx
 
 from apiq_client.answers import raise_for_problem
-from apiq_client.download import OnBytes, check_directory, download
+from apiq_client.download import MANIFEST, OnBytes, check_directory, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
 from apiq_client.outage import Outage
@@ -101,33 +101,35 @@ class Client:
     def job(self, job_id: str, *, wait_s: float = 0, after: int | None = None) -> Job:
         """The job. With `wait_s` (at most 60) once it changes, or after so many seconds; `after`
         is the `event_seq` that is known, of which a later one counts as a change."""
-        params: dict[str, Any] = {"wait": wait_s, "after": after}
-        params = {name: value for name, value in params.items() if value}
+        params = {"wait": wait_s} if after is None else {"wait": wait_s, "after": after}
         return Job.model_validate(self._call("GET", f"/jobs/{_part(job_id)}", params=params))
 
     def jobs(
         self,
         *,
         state: str | None = None,
+        type: str | None = None,
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
         """Newest first, all pages; `limit` ends the iteration."""
-        for page in self.job_pages(state=state, model=model, labels=labels, limit=limit):
+        pages = self.job_pages(state=state, type=type, model=model, labels=labels, limit=limit)
+        for page in pages:
             yield from page.jobs
 
     def job_pages(
         self,
         *,
         state: str | None = None,
+        type: str | None = None,
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[JobPage]:
         """The same by pages; the `next` of one, given as `after`, goes on behind it."""
-        query: dict[str, Any] = {"state": state, "model": model, "after": after}
+        query: dict[str, Any] = {"state": state, "type": type, "model": model, "after": after}
         query |= {f"label.{key}": value for key, value in (labels or {}).items()}
         query = {key: value for key, value in query.items() if value is not None}
         left = limit
@@ -209,13 +211,23 @@ class Client:
         return download(self._http, self.url, path, artifact, Path(directory), on_bytes)
 
     def download_all(
-        self, job_id: str, directory: str | Path, *, on_bytes: OnBytes | None = None
+        self,
+        job_id: str,
+        directory: str | Path,
+        *,
+        artifacts: Iterable[Artifact] | None = None,
+        on_bytes: OnBytes | None = None,
     ) -> list[Path]:
-        """Fetch every artifact of a job; raises `ApiqError` where another job's files are."""
+        """Fetch every artifact of a job, or those of `artifacts`.
+
+        Raises `ApiqError(directory_taken)` where another job's files are.
+        """
         check_directory(Path(directory), job_id)
+        wanted = self.artifacts(job_id) if artifacts is None else artifacts
         return [
             self.download(job_id, artifact, directory, on_bytes=on_bytes)
-            for artifact in self.artifacts(job_id)
+            # the manifest first: it marks the directory as this job's
+            for artifact in sorted(wanted, key=lambda artifact: artifact.path != MANIFEST)
         ]
 
     # -- datasets

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apiq_client import rooms
-from apiq_client.commands.jobs import AsJson
+from apiq_client.commands.arguments import AsJson
 from apiq_client.terminal import describe_bytes, print_json, print_table
 
 app = typer.Typer(name="models", help="The models directory of this machine.", no_args_is_help=True)

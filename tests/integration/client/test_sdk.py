@@ -88,6 +88,7 @@ class TestJobs:
         began = time.monotonic()
         assert client.job(job.id, wait_s=0.7) == job
         assert time.monotonic() - began >= 0.7
+        assert client.job(job.id, wait_s=50, after=0) == job  # news to who knows nothing
         live.claim_only(job.id)
         changed = client.job(job.id, wait_s=50, after=job.event_seq)
         assert (changed.state, changed.event_seq) == ("running", 2)
