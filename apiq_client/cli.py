@@ -49,11 +49,11 @@ def version(json: AsJson = False) -> None:
 
 
 # of the settings, so of how the command was called
-WRONG_USAGE = ("illegal_setting", "host_not_loopback")
+WRONG_USAGE = ("illegal_setting", "illegal_url", "host_not_loopback")
 
 
 def main() -> None:
-    """Exit code 0, 1 for an error (one red line), 2 for wrong usage."""
+    """Exit code 0, 1 for an error (one red line), 2 for wrong usage, 130 after Ctrl-C."""
     try:
         app()
     except ApiqError as error:
@@ -64,6 +64,10 @@ def main() -> None:
     except BrokenPipeError:  # `apiq events -f | head`
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:  # of this machine: no space, no permission
+        place = f"{error.filename}: " if error.filename else ""
+        print_error(ApiqError("file_error", f"{place}{error.strerror or error}"))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import httpx
 
-from apiq_client.answers import raise_for_problem
+from apiq_client.answers import raise_for_problem, unexpected
 from apiq_client.errors import ProblemError
 from apiq_client.outage import Outage
 from apiq_client.records import TERMINAL_STATES, Event
@@ -22,6 +22,9 @@ def follow_events(http: httpx.Client, url: str, path: str, after: int) -> Iterat
             with http.stream("GET", path, headers=headers) as response:
                 raise_for_problem(response)
                 outage.is_over()
+                kind = response.headers.get("content-type", "no content-type")
+                if not kind.startswith("text/event-stream"):
+                    raise unexpected(response, kind)
                 for event in _parse(response.iter_lines()):
                     yield event
                     after = event.seq

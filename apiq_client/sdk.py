@@ -18,12 +18,21 @@ from urllib.parse import quote
 
 import httpx
 
-from apiq_client.answers import raise_for_problem
+from apiq_client.answers import Record, parse, raise_for_problem
 from apiq_client.download import MANIFEST, OnBytes, check_directory, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
 from apiq_client.outage import Outage
-from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Preview
+from apiq_client.records import (
+    Artifact,
+    ArtifactList,
+    Dataset,
+    Event,
+    EventPage,
+    Job,
+    JobPage,
+    Preview,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
@@ -50,12 +59,18 @@ class Client:
     ) -> None:
         self.url = (url or os.environ.get("APIQ_URL") or DEFAULT_URL).rstrip("/")
         # httpx leaves Authorization out where a redirect leads to another origin (RFC 9110 15.4)
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=_authorization(api_key or os.environ.get("APIQ_API_KEY")),
-            timeout=timeout_s,
-            follow_redirects=True,
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=_authorization(api_key or os.environ.get("APIQ_API_KEY")),
+                timeout=timeout_s,
+                follow_redirects=True,
+            )
+        except httpx.InvalidURL as error:
+            raise ApiqError(
+                "illegal_url",
+                f"the server's URL (APIQ_URL) is {self.url!r}: {error}; legal: http://host:port",
+            ) from None
         self._slow = httpx.Timeout(timeout_s, read=SLOW_TIMEOUT_S)
         self._wait_s = min(WAIT_S, timeout_s / 2)
 
@@ -96,13 +111,13 @@ class Client:
 
     def _submit(self, body: dict[str, Any]) -> Job:
         headers = {"idempotency-key": str(uuid.uuid4())}
-        return Job.model_validate(self._call("POST", "/jobs", json=body, headers=headers))
+        return self._ask(Job, "POST", "/jobs", json=body, headers=headers)
 
     def job(self, job_id: str, *, wait_s: float = 0, after: int | None = None) -> Job:
         """The job. With `wait_s` (at most 60) once it changes, or after so many seconds; `after`
         is the `event_seq` that is known, of which a later one counts as a change."""
         params = {"wait": wait_s} if after is None else {"wait": wait_s, "after": after}
-        return Job.model_validate(self._call("GET", f"/jobs/{_part(job_id)}", params=params))
+        return self._ask(Job, "GET", f"/jobs/{_part(job_id)}", params=params)
 
     def jobs(
         self,
@@ -135,7 +150,7 @@ class Client:
         left = limit
         while left is None or left > 0:
             wanted = query | {"limit": min(left or 100, 100)}
-            page = JobPage.model_validate(self._call("GET", "/jobs", params=wanted))
+            page = self._ask(JobPage, "GET", "/jobs", params=wanted)
             yield page
             if page.next is None:
                 return
@@ -143,12 +158,12 @@ class Client:
             left = None if left is None else left - len(page.jobs)
 
     def cancel(self, job_id: str) -> Job:
-        return Job.model_validate(self._call("POST", f"/jobs/{_part(job_id)}/cancel"))
+        return self._ask(Job, "POST", f"/jobs/{_part(job_id)}/cancel")
 
     def retry(self, job_id: str, *, hub_token: str | None = None) -> Job:
         """A new job like one that failed or was cancelled; a gated model needs its token again."""
         body = {} if hub_token is None else {"hub_token": hub_token}
-        return Job.model_validate(self._call("POST", f"/jobs/{_part(job_id)}/retry", json=body))
+        return self._ask(Job, "POST", f"/jobs/{_part(job_id)}/retry", json=body)
 
     def delete(self, job_id: str) -> None:
         """Delete an ended job and its artifacts."""
@@ -183,9 +198,9 @@ class Client:
         if follow:
             yield from follow_events(self._http, self.url, path, after)
             return
-        while page := self._call("GET", path, params={"after": after})["events"]:
-            yield from map(Event.model_validate, page)
-            after = page[-1]["seq"]
+        while page := self._ask(EventPage, "GET", path, params={"after": after}).events:
+            yield from page
+            after = page[-1].seq
 
     def logs(self, job_id: str, *, tail: int | None = None) -> str:
         """What the job's process printed."""
@@ -195,8 +210,7 @@ class Client:
     # -- artifacts
 
     def artifacts(self, job_id: str) -> list[Artifact]:
-        listing = self._call("GET", f"/jobs/{_part(job_id)}/artifacts")
-        return [Artifact.model_validate(item) for item in listing["artifacts"]]
+        return self._ask(ArtifactList, "GET", f"/jobs/{_part(job_id)}/artifacts").artifacts
 
     def download(
         self,
@@ -245,7 +259,8 @@ class Client:
             legal = ", ".join(MEDIA_TYPES)
             raise ApiqError("unsupported_file", f"{file}: legal: a name that ends in {legal}")
         with file.open("rb") as content:
-            answer = self._call(
+            return self._ask(
+                Dataset,
                 "POST",
                 "/datasets",
                 params={"name": name or file.name},
@@ -256,7 +271,6 @@ class Client:
                 },
                 timeout=self._slow,
             )
-        return Dataset.model_validate(answer)
 
     def fetch_dataset(
         self,
@@ -270,20 +284,20 @@ class Client:
     ) -> Dataset:
         """Let the server fetch a split of a dataset of the hub: its files of rows or of text."""
         body = {"hub": hub, "config": config, "split": split, "revision": revision}
-        answer = self._call(
+        return self._ask(
+            Dataset,
             "POST",
             "/datasets",
             params={} if name is None else {"name": name},
             json=body if hub_token is None else body | {"hub_token": hub_token},
             timeout=self._slow,
         )
-        return Dataset.model_validate(answer)
 
     def datasets(self) -> list[Dataset]:
         return [Dataset.model_validate(x) for x in self._call("GET", "/datasets")["datasets"]]
 
     def dataset(self, dataset_id: str) -> Dataset:
-        return Dataset.model_validate(self._call("GET", f"/datasets/{_part(dataset_id)}"))
+        return self._ask(Dataset, "GET", f"/datasets/{_part(dataset_id)}")
 
     def preview_dataset(self, dataset_id: str, *, base: str | None = None) -> Preview:
         """Its first rows as training reads them; a text is one, of its first characters.
@@ -292,7 +306,7 @@ class Client:
         """
         params = {} if base is None else {"base": base}
         path = f"/datasets/{_part(dataset_id)}/preview"
-        return Preview.model_validate(self._call("GET", path, params=params, timeout=self._slow))
+        return self._ask(Preview, "GET", path, params=params, timeout=self._slow)
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._request("DELETE", f"/datasets/{_part(dataset_id)}")
@@ -300,11 +314,13 @@ class Client:
     # -- the server
 
     def version(self) -> dict[str, Any]:
-        answer: dict[str, Any] = self._call("GET", "/version")
-        return answer
+        return self._call("GET", "/version")
 
-    def _call(self, method: str, path: str, **arguments: Any) -> Any:
-        return self._request(method, path, **arguments).json()
+    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        return self._ask(dict[str, Any], method, path, **arguments)
+
+    def _ask(self, kind: type[Record], method: str, path: str, **arguments: Any) -> Record:
+        return parse(kind, self._request(method, path, **arguments))
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         may_repeat = method == "GET" or "idempotency-key" in arguments.get("headers", {})

@@ -134,7 +134,7 @@ def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, 
         raise typer.Exit(130) from None
     except JobFailed:
         raise
-    except ApiqError:  # an outage, say, that lasted too long
+    except (ApiqError, OSError):  # an outage, say, that lasted too long, or a full disk
         _tell_how_to_go_on(job, download)
         raise
 
