@@ -17,7 +17,7 @@ from apiq_client.commands.arguments import (
 )
 from apiq_client.records import Job
 from apiq_client.sdk import Client
-from apiq_client.terminal import out, print_json, print_table, printable
+from apiq_client.terminal import describe_doing, out, print_json, print_table, printable
 
 app = typer.Typer(name="jobs", help="List, show, cancel, retry, delete.", no_args_is_help=True)
 
@@ -154,9 +154,6 @@ def _how(job: Job) -> str:
 
 
 def _doing(job: Job) -> str:
+    doing = describe_doing(job)
     percent = (job.progress or {}).get("percent")
-    if job.waits_for:
-        return "waits for its base"
-    if job.state != "running" or not job.phase:
-        return ""
-    return job.phase if percent is None else f"{job.phase} {percent:.0f}%"
+    return doing if percent is None or not doing else f"{doing} {percent:.0f}%"
