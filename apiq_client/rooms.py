@@ -39,7 +39,7 @@ def run(
 
 def told(words: str) -> ApiqError | None:
     """The error that a room's last line is about, if it is made as ours are."""
-    match = TOLD.fullmatch(last_words(words))
+    match = TOLD.fullmatch((words.strip().splitlines() or [""])[-1])
     return ApiqError(match["code"], match["message"]) if match else None
 
 
