@@ -6,6 +6,7 @@ from importlib.metadata import version as installed_version
 import typer
 
 from apiq_client.commands import artifacts, datasets, finetune, jobs, keys, models, quantize, up
+from apiq_client.commands.arguments import AsJson
 from apiq_client.errors import ApiqError
 from apiq_client.sdk import Client
 from apiq_client.terminal import out, print_error, print_json
@@ -32,7 +33,7 @@ app.add_typer(keys.app)
 
 
 @app.command()
-def version(json: bool = typer.Option(False, "--json", help="Machine-readable output.")) -> None:
+def version(json: AsJson = False) -> None:
     """Versions of this command and of the server."""
     versions = {"client": installed_version("apiq")}
     try:
@@ -48,11 +49,11 @@ def version(json: bool = typer.Option(False, "--json", help="Machine-readable ou
 
 
 # of the settings, so of how the command was called
-WRONG_USAGE = ("illegal_setting", "host_not_loopback")
+WRONG_USAGE = ("illegal_setting", "illegal_url", "host_not_loopback")
 
 
 def main() -> None:
-    """Exit code 0, 1 for an error (one red line), 2 for wrong usage."""
+    """Exit code 0, 1 for an error (one red line), 2 for wrong usage, 130 after Ctrl-C."""
     try:
         app()
     except ApiqError as error:
@@ -63,6 +64,10 @@ def main() -> None:
     except BrokenPipeError:  # `apiq events -f | head`
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:  # of this machine: no space, no permission
+        place = f"{error.filename}: " if error.filename else ""
+        print_error(ApiqError("file_error", f"{place}{error.strerror or error}"))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,32 +3,36 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import httpx
 
-from apiq_client.errors import ApiqError, DownloadError, ProblemError, Unreachable
+from apiq_client.answers import raise_for_problem
+from apiq_client.errors import ApiqError, DownloadError, ProblemError
+from apiq_client.outage import Outage
 from apiq_client.records import Artifact
 
 OnBytes = Callable[[int], None]  # called with the number of bytes that just became available
 
+MANIFEST = "manifest.json"  # tells whose files a directory has
 CHUNK_BYTES = 1024 * 1024
-TRIES = 6  # in a row that bring not a single byte
-PAUSE_S = 0.3
 
 
-def check_directory(directory: Path, job_id: str) -> None:
-    """Refuse a directory with another job's files: what only that job has would stay among ours."""
+def check_directory(directory: Path, job_id: str | None) -> None:
+    """Refuse a directory with another job's files: what only that job has would stay among ours.
+
+    A job without an id is one that is not submitted yet.
+    """
     try:
-        there = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["job"]
+        there = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["job"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     if there != job_id:
         raise ApiqError(
             "directory_taken",
-            f"{directory} has the files of {there}; legal: another directory, or that one emptied",
+            f"{directory} has the files of {there}; legal: another directory, or that one emptied "
+            f"(`apiq artifacts download {there} --dir {directory}` goes on with those)",
         )
 
 
@@ -56,9 +60,8 @@ def download(
     with part.open("ab+") as file:
         done_bytes = _hash_existing(file.fileno(), digest, artifact.size_bytes)
         report(done_bytes)
-        tries = 0
+        outage = Outage(url)
         while done_bytes < artifact.size_bytes:
-            before_bytes = done_bytes
             # the server must not compress: ranges count stored bytes. No If-Range: an object store
             # that it redirects to has ETags of its own, and the sha256 is checked anyway
             headers = {"range": f"bytes={done_bytes}-", "accept-encoding": "identity"}
@@ -70,14 +73,9 @@ def download(
                         digest.update(chunk)
                         done_bytes += len(chunk)
                         report(len(chunk))
-            except httpx.TransportError as error:
-                if done_bytes == before_bytes:
-                    tries += 1
-                    if tries >= TRIES:
-                        raise Unreachable(url, error) from error
-                    time.sleep(PAUSE_S * tries)
-                else:
-                    tries = 0
+                        outage.is_over()
+            except (httpx.RequestError, ProblemError) as error:
+                outage.endure(error)
         file.flush()
         os.fsync(file.fileno())
     if done_bytes != artifact.size_bytes or digest.hexdigest() != artifact.sha256:
@@ -120,16 +118,11 @@ def _hash_existing(descriptor: int, digest: "hashlib._Hash", size_bytes: int) ->
 
 
 def _check_answer(response: httpx.Response, done_bytes: int) -> None:
-    if not response.is_success:
-        response.read()
-        try:
-            problem = response.json()
-        except ValueError:
-            problem = {}
-        raise ProblemError(response.status_code, problem)
+    raise_for_problem(response)
     expected = f"bytes {done_bytes}-"
     if response.status_code == 206:
-        if not response.headers.get("content-range", "").startswith(expected):
-            raise DownloadError(f"asked for {expected}, got {response.headers['content-range']}")
+        got = response.headers.get("content-range", "no content-range")
+        if not got.startswith(expected):
+            raise DownloadError(f"asked for {expected}, got {got}")
     elif done_bytes:
         raise DownloadError("the file changed on the server; remove the .part file and try again")

@@ -56,6 +56,12 @@ class Event(_Record):
     data: dict[str, Any] = {}
 
 
+class EventPage(_Record):
+    """Some events, the oldest first."""
+
+    events: list[Event]
+
+
 class Artifact(_Record):
     """One file that a job published."""
 
@@ -63,6 +69,12 @@ class Artifact(_Record):
     size_bytes: int
     sha256: str
     content_type: str
+
+
+class ArtifactList(_Record):
+    """All that a job published."""
+
+    artifacts: list[Artifact]
 
 
 class Dataset(_Record):

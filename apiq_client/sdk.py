@@ -10,7 +10,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,16 +18,26 @@ from urllib.parse import quote
 
 import httpx
 
-from apiq_client.download import OnBytes, check_directory, download
+from apiq_client.answers import Record, parse, raise_for_problem
+from apiq_client.download import MANIFEST, OnBytes, check_directory, download
 from apiq_client.errors import ApiqError, JobFailed, ProblemError, Unreachable
 from apiq_client.events import follow_events
-from apiq_client.records import Artifact, Dataset, Event, Job, JobPage, Preview
+from apiq_client.outage import Outage
+from apiq_client.records import (
+    Artifact,
+    ArtifactList,
+    Dataset,
+    Event,
+    EventPage,
+    Job,
+    JobPage,
+    Preview,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 60.0  # of connecting, and of silence; the server sends a comment every 15 s
-FETCH_TIMEOUT_S = 1800.0  # of a dataset that the server downloads before it answers
+SLOW_TIMEOUT_S = 1800.0  # of silence, while the server fetches, stores or tokenizes a dataset
 TRIES = 4  # of a call that may be repeated, while the server cannot be reached or serve
-MAX_RETRY_AFTER_S = 10.0
 WAIT_S = 25.0  # of one question for a job's next change
 MEDIA_TYPES = {  # of a dataset's file
     ".txt": "text/plain; charset=utf-8",
@@ -49,12 +59,19 @@ class Client:
     ) -> None:
         self.url = (url or os.environ.get("APIQ_URL") or DEFAULT_URL).rstrip("/")
         # httpx leaves Authorization out where a redirect leads to another origin (RFC 9110 15.4)
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=_authorization(api_key or os.environ.get("APIQ_API_KEY")),
-            timeout=timeout_s,
-            follow_redirects=True,
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=_authorization(api_key or os.environ.get("APIQ_API_KEY")),
+                timeout=timeout_s,
+                follow_redirects=True,
+            )
+        except httpx.InvalidURL as error:
+            raise ApiqError(
+                "illegal_url",
+                f"the server's URL (APIQ_URL) is {self.url!r}: {error}; legal: http://host:port",
+            ) from None
+        self._slow = httpx.Timeout(timeout_s, read=SLOW_TIMEOUT_S)
         self._wait_s = min(WAIT_S, timeout_s / 2)
 
     def __enter__(self) -> Self:
@@ -94,44 +111,46 @@ class Client:
 
     def _submit(self, body: dict[str, Any]) -> Job:
         headers = {"idempotency-key": str(uuid.uuid4())}
-        return Job.model_validate(self._call("POST", "/jobs", json=body, headers=headers))
+        return self._ask(Job, "POST", "/jobs", json=body, headers=headers)
 
     def job(self, job_id: str, *, wait_s: float = 0, after: int | None = None) -> Job:
         """The job. With `wait_s` (at most 60) once it changes, or after so many seconds; `after`
         is the `event_seq` that is known, of which a later one counts as a change."""
-        params: dict[str, Any] = {"wait": wait_s, "after": after}
-        params = {name: value for name, value in params.items() if value}
-        return Job.model_validate(self._call("GET", f"/jobs/{_part(job_id)}", params=params))
+        params = {"wait": wait_s} if after is None else {"wait": wait_s, "after": after}
+        return self._ask(Job, "GET", f"/jobs/{_part(job_id)}", params=params)
 
     def jobs(
         self,
         *,
         state: str | None = None,
+        type: str | None = None,
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
         """Newest first, all pages; `limit` ends the iteration."""
-        for page in self.job_pages(state=state, model=model, labels=labels, limit=limit):
+        pages = self.job_pages(state=state, type=type, model=model, labels=labels, limit=limit)
+        for page in pages:
             yield from page.jobs
 
     def job_pages(
         self,
         *,
         state: str | None = None,
+        type: str | None = None,
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[JobPage]:
         """The same by pages; the `next` of one, given as `after`, goes on behind it."""
-        query: dict[str, Any] = {"state": state, "model": model, "after": after}
+        query: dict[str, Any] = {"state": state, "type": type, "model": model, "after": after}
         query |= {f"label.{key}": value for key, value in (labels or {}).items()}
         query = {key: value for key, value in query.items() if value is not None}
         left = limit
         while left is None or left > 0:
             wanted = query | {"limit": min(left or 100, 100)}
-            page = JobPage.model_validate(self._call("GET", "/jobs", params=wanted))
+            page = self._ask(JobPage, "GET", "/jobs", params=wanted)
             yield page
             if page.next is None:
                 return
@@ -139,24 +158,31 @@ class Client:
             left = None if left is None else left - len(page.jobs)
 
     def cancel(self, job_id: str) -> Job:
-        return Job.model_validate(self._call("POST", f"/jobs/{_part(job_id)}/cancel"))
+        return self._ask(Job, "POST", f"/jobs/{_part(job_id)}/cancel")
 
     def retry(self, job_id: str, *, hub_token: str | None = None) -> Job:
         """A new job like one that failed or was cancelled; a gated model needs its token again."""
         body = {} if hub_token is None else {"hub_token": hub_token}
-        return Job.model_validate(self._call("POST", f"/jobs/{_part(job_id)}/retry", json=body))
+        return self._ask(Job, "POST", f"/jobs/{_part(job_id)}/retry", json=body)
 
     def delete(self, job_id: str) -> None:
         """Delete an ended job and its artifacts."""
         self._request("DELETE", f"/jobs/{_part(job_id)}")
 
     def watch(self, job_id: str) -> Iterator[Job]:
-        """The job each time it changed, until it has finished."""
+        """The job each time it changed, until it has finished, through outages of minutes."""
         job = self.job(job_id)
         yield job
+        outage = Outage(self.url)
         while not job.is_finished:
-            known, job = job, self.job(job_id, wait_s=self._wait_s, after=job.event_seq)
-            if job != known:
+            try:
+                changed = self.job(job_id, wait_s=self._wait_s, after=job.event_seq)
+            except (ProblemError, Unreachable) as error:
+                outage.endure(error)
+                continue
+            outage.is_over()
+            if changed != job:
+                job = changed
                 yield job
 
     def wait(self, job_id: str) -> Job:
@@ -167,14 +193,14 @@ class Client:
         return job
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
-        """The job's history; with `follow` until it has finished, through broken connections."""
+        """The job's history; with `follow` until it has finished, through outages of minutes."""
         path = f"/jobs/{_part(job_id)}/events"
         if follow:
             yield from follow_events(self._http, self.url, path, after)
             return
-        while page := self._call("GET", path, params={"after": after})["events"]:
-            yield from map(Event.model_validate, page)
-            after = page[-1]["seq"]
+        while page := self._ask(EventPage, "GET", path, params={"after": after}).events:
+            yield from page
+            after = page[-1].seq
 
     def logs(self, job_id: str, *, tail: int | None = None) -> str:
         """What the job's process printed."""
@@ -184,8 +210,7 @@ class Client:
     # -- artifacts
 
     def artifacts(self, job_id: str) -> list[Artifact]:
-        listing = self._call("GET", f"/jobs/{_part(job_id)}/artifacts")
-        return [Artifact.model_validate(item) for item in listing["artifacts"]]
+        return self._ask(ArtifactList, "GET", f"/jobs/{_part(job_id)}/artifacts").artifacts
 
     def download(
         self,
@@ -200,13 +225,23 @@ class Client:
         return download(self._http, self.url, path, artifact, Path(directory), on_bytes)
 
     def download_all(
-        self, job_id: str, directory: str | Path, *, on_bytes: OnBytes | None = None
+        self,
+        job_id: str,
+        directory: str | Path,
+        *,
+        artifacts: Iterable[Artifact] | None = None,
+        on_bytes: OnBytes | None = None,
     ) -> list[Path]:
-        """Fetch every artifact of a job; raises `ApiqError` where another job's files are."""
+        """Fetch every artifact of a job, or those of `artifacts`.
+
+        Raises `ApiqError(directory_taken)` where another job's files are.
+        """
         check_directory(Path(directory), job_id)
+        wanted = self.artifacts(job_id) if artifacts is None else artifacts
         return [
             self.download(job_id, artifact, directory, on_bytes=on_bytes)
-            for artifact in self.artifacts(job_id)
+            # the manifest first: it marks the directory as this job's
+            for artifact in sorted(wanted, key=lambda artifact: artifact.path != MANIFEST)
         ]
 
     # -- datasets
@@ -224,7 +259,8 @@ class Client:
             legal = ", ".join(MEDIA_TYPES)
             raise ApiqError("unsupported_file", f"{file}: legal: a name that ends in {legal}")
         with file.open("rb") as content:
-            answer = self._call(
+            return self._ask(
+                Dataset,
                 "POST",
                 "/datasets",
                 params={"name": name or file.name},
@@ -233,8 +269,8 @@ class Client:
                     "content-type": media_type,
                     "content-length": str(file.stat().st_size),
                 },
+                timeout=self._slow,
             )
-        return Dataset.model_validate(answer)
 
     def fetch_dataset(
         self,
@@ -248,20 +284,20 @@ class Client:
     ) -> Dataset:
         """Let the server fetch a split of a dataset of the hub: its files of rows or of text."""
         body = {"hub": hub, "config": config, "split": split, "revision": revision}
-        answer = self._call(
+        return self._ask(
+            Dataset,
             "POST",
             "/datasets",
             params={} if name is None else {"name": name},
             json=body if hub_token is None else body | {"hub_token": hub_token},
-            timeout=FETCH_TIMEOUT_S,
+            timeout=self._slow,
         )
-        return Dataset.model_validate(answer)
 
     def datasets(self) -> list[Dataset]:
         return [Dataset.model_validate(x) for x in self._call("GET", "/datasets")["datasets"]]
 
     def dataset(self, dataset_id: str) -> Dataset:
-        return Dataset.model_validate(self._call("GET", f"/datasets/{_part(dataset_id)}"))
+        return self._ask(Dataset, "GET", f"/datasets/{_part(dataset_id)}")
 
     def preview_dataset(self, dataset_id: str, *, base: str | None = None) -> Preview:
         """Its first rows as training reads them; a text is one, of its first characters.
@@ -270,7 +306,7 @@ class Client:
         """
         params = {} if base is None else {"base": base}
         path = f"/datasets/{_part(dataset_id)}/preview"
-        return Preview.model_validate(self._call("GET", path, params=params))
+        return self._ask(Preview, "GET", path, params=params, timeout=self._slow)
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._request("DELETE", f"/datasets/{_part(dataset_id)}")
@@ -278,45 +314,31 @@ class Client:
     # -- the server
 
     def version(self) -> dict[str, Any]:
-        answer: dict[str, Any] = self._call("GET", "/version")
-        return answer
+        return self._call("GET", "/version")
 
-    def _call(self, method: str, path: str, **arguments: Any) -> Any:
-        return self._request(method, path, **arguments).json()
+    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        return self._ask(dict[str, Any], method, path, **arguments)
+
+    def _ask(self, kind: type[Record], method: str, path: str, **arguments: Any) -> Record:
+        return parse(kind, self._request(method, path, **arguments))
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         may_repeat = method == "GET" or "idempotency-key" in arguments.get("headers", {})
         tries = TRIES if may_repeat else 1
-        for left in reversed(range(tries)):
+        while True:
+            tries -= 1
             try:
-                response = self._http.request(method, path, **arguments)
-            except httpx.TransportError as error:
-                if not left:
+                return raise_for_problem(self._http.request(method, path, **arguments))
+            except httpx.RequestError as error:
+                # a server that is slow is still at it, and would be at it twice
+                is_slow = method == "GET" and isinstance(error, httpx.ReadTimeout)
+                if not tries or is_slow:
                     raise Unreachable(self.url, error) from error
-                time.sleep(0.1 * 2 ** (tries - left))
-                continue
-            if not (left and method == "GET" and response.status_code == 503):
-                break
-            time.sleep(_retry_after_s(response))  # its database restarts, say
-        return raise_for_problem(response)
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """What the server asks for, within reason."""
-    asked = response.headers.get("retry-after", "")
-    return min(float(asked) if asked.isdecimal() else 1.0, MAX_RETRY_AFTER_S)
-
-
-def raise_for_problem(response: httpx.Response) -> httpx.Response:
-    """Return a success; turn everything else into `ProblemError`."""
-    if response.is_success:
-        return response
-    response.read()
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    raise ProblemError(response.status_code, problem if isinstance(problem, dict) else {})
+                time.sleep(0.1 * 2 ** (TRIES - tries))
+            except ProblemError as error:
+                if not (tries and method == "GET" and error.may_pass):
+                    raise
+                time.sleep(1.0 if error.retry_after_s is None else error.retry_after_s)
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -26,7 +25,6 @@ POLL_S = 0.2
 MAX_RESTARTS = 5  # of one part within RESTART_WINDOW_S; then there is something wrong
 RESTART_WINDOW_S = 60.0
 MAX_LOG_BYTES = 10 * 1024 * 1024
-MAX_ERROR_LINES = 10
 INTERRUPTED = 128 + signal.SIGINT  # the exit code, as shells have it
 STOPPING = (
     f"stopping, which takes up to {STOP_WITHIN_S:.0f} s (Ctrl-C again: at once). A running job "
@@ -73,7 +71,7 @@ class Part:
             return log.read().decode(errors="replace")
 
     def last_words(self) -> str:
-        return _last_words(self.end_of_log())
+        return rooms.last_words(self.end_of_log())
 
     def kill_group(self) -> None:
         """End whatever is left of the part, its own children included."""
@@ -105,12 +103,18 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
         with lock.hold(self.data_dir) as holder, self._listen() as listener:
-            url = f"http://{self.host}:{listener.getsockname()[1]}"
+            url = f"http://{_bracketed(self.host)}:{listener.getsockname()[1]}"
             lock.describe(holder, f"pid {os.getpid()} at {url}")
             logs = self.data_dir / "logs"
             logs.mkdir(exist_ok=True)
             environment = self._environment(listener.getsockname()[1])
-            self._migrate(environment)
+            rooms.run(
+                "migrations",
+                code="migration_failed",
+                capture=True,
+                environment=environment,
+                outlives_ctrl_c=True,  # it waits until the migration is through
+            )
             python = [sys.executable, "-m"]
             fd = listener.fileno()
             parts = [
@@ -133,11 +137,12 @@ class Supervisor:
     def _listen(self) -> socket.socket:
         """The port is held here: while the API restarts, clients queue instead of failing."""
         try:
-            return socket.create_server((self.host, self.port), backlog=512)
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            return socket.create_server((self.host, self.port), family=family, backlog=512)
         except OSError as error:
             raise ApiqError(
                 "port_in_use",
-                f"cannot listen on {self.host}:{self.port} ({error.strerror}); "
+                f"cannot listen on {_bracketed(self.host)}:{self.port} ({error.strerror}); "
                 "give another --port, 0 takes a free one",
             ) from None
 
@@ -148,22 +153,6 @@ class Supervisor:
             "APIQ_PORT": str(port),
             "PYTHONUNBUFFERED": "1",
         }
-
-    def _migrate(self, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "migrations"]
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            start_new_session=True,  # a Ctrl-C waits until it is through
-        )
-        if done.returncode:
-            words = _last_words(done.stderr)
-            raise rooms.told(done.stderr) or ApiqError(
-                "migration_failed", f"the database could not be migrated: {words}"
-            )
 
     def _wait_until_ready(self, url: str, parts: list[Part]) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
@@ -226,14 +215,9 @@ class Supervisor:
             part.kill_group()
 
 
-def _last_words(text: str) -> str:
-    """The error that a traceback ends with, which may go over several lines; else the last line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("For further information")]
-    for start in reversed(range(max(0, len(lines) - MAX_ERROR_LINES), len(lines))):
-        if re.match(r"[\w.]+(Error|Exception|Exit): ", lines[start]):
-            return " ".join(lines[start:])
-    return lines[-1] if lines else "it said nothing"
+def _bracketed(host: str) -> str:
+    """As a URL has it."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _die_with_parent() -> Callable[[], None]:

@@ -148,6 +148,13 @@ class _EtaColumn(ProgressColumn):
         return Text(describe_eta(task.fields.get("eta_seconds")))
 
 
+def describe_doing(job: Job) -> str:
+    """What a job that has not ended is at, where that says more than its state."""
+    if job.waits_for:
+        return "waits for its base"
+    return job.phase or "" if job.state == "running" else ""
+
+
 def show_progress(jobs: Iterable[Job]) -> Job:
     """Draw a job as it goes on: one bar on a terminal, else one plain line a change."""
     if not err.is_terminal:
@@ -166,7 +173,7 @@ def show_progress(jobs: Iterable[Job]) -> Job:
             percent = 100.0 if job.state == "succeeded" else float(done.get("percent") or 0)
             progress.update(
                 task,
-                description=_doing(job),
+                description=describe_doing(job) or job.state,
                 completed=percent,
                 eta_seconds=0 if job.is_finished else done.get("eta_seconds"),
             )
@@ -187,7 +194,7 @@ def _plain_progress(jobs: Iterable[Job]) -> Job:
     job, last = None, ""
     for job in jobs:
         done = job.progress or {}
-        line = _doing(job)
+        line = describe_doing(job) or job.state
         if done and not job.is_finished:
             line += (
                 f" {float(done.get('percent') or 0):.0f}% {describe_eta(done.get('eta_seconds'))}"
@@ -197,7 +204,3 @@ def _plain_progress(jobs: Iterable[Job]) -> Job:
         last = line
     assert job is not None
     return job
-
-
-def _doing(job: Job) -> str:
-    return job.phase if job.state == "running" and job.phase else job.state

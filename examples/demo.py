@@ -1,4 +1,4 @@
-"""`make demo`: the whole service on this machine, on a real model, in under ten minutes.
+"""`make demo`: the whole service on this machine, on a real model.
 
 Imports SmolLM2-135M-Instruct, starts `apiq up`, quantizes to 2 bits with ApiQ and, as rivals, to
 2 and 3 bits by rounding to nearest; downloads everything, checks every sha256, loads it with
@@ -31,6 +31,7 @@ OURS = ["--bits", "2", "--calibration-samples", "64", "--evaluation-samples", "8
 # rounding learns from no text: one window, for the errors in the report
 RTN = ["--method", "rtn", "--calibration-held-out", "1", "--evaluation-samples", "0"]
 RIVALS = {"2-bit RTN": ["--bits", "2", *RTN], "3-bit RTN": ["--bits", "3", *RTN]}
+LINES_OF_ERROR = 30
 PROMPT = "In Python, the import statement"
 
 console = Console(width=118 if not sys.stdout.isatty() else None)
@@ -63,7 +64,9 @@ def step(text: str) -> None:
 
 
 def apiq(environment: dict[str, str], *arguments: str) -> None:
-    subprocess.run([*APIQ, *arguments], env=environment, check=True)
+    code = subprocess.run([*APIQ, *arguments], env=environment).returncode
+    if code:  # it has said why
+        raise SystemExit(f"apiq {' '.join(arguments[:2])} ended with exit code {code}")
 
 
 @contextmanager
@@ -105,9 +108,13 @@ def stock_rows() -> list[dict]:
     command += ["--quantized", f"ours={OUT / 'ours' / 'model'}"]
     command += ["--adapter", f"ours={OUT / 'ours' / 'adapter'}"]
     command += ["--prompt", PROMPT, "--out", str(rows_file)]
-    subprocess.run(
-        command, cwd=OUT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    # quiet unless it fails: loading warns of much that is well
+    done = subprocess.run(
+        command, cwd=OUT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+    if done.returncode:
+        end = "\n".join(done.stderr.splitlines()[-LINES_OF_ERROR:])
+        raise SystemExit(f"{end}\nthe stock reader failed with exit code {done.returncode}")
     return json.loads(rows_file.read_text())
 
 

@@ -1,13 +1,14 @@
 """`apiq artifacts`."""
 
 import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apiq_client.commands.jobs import AsJson, JobId
-from apiq_client.download import check_directory
+from apiq_client.commands.arguments import AsJson, JobId
+from apiq_client.download import MANIFEST
 from apiq_client.errors import ApiqError
 from apiq_client.sdk import Client
 from apiq_client.terminal import describe_bytes, err, print_json, print_table, show_bytes
@@ -38,27 +39,34 @@ def download(
     ] = None,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", "-d", help="Where to.", show_default="a folder named after the job"),
+        typer.Option(
+            "--dir",
+            "-d",
+            file_okay=False,
+            writable=True,
+            help="Where to.",
+            show_default="a folder named after the job",
+        ),
     ] = None,
 ) -> None:
-    """Fetch files; a broken download is continued, each sha256 is verified."""
-    directory = directory or Path(job_id)
+    """Fetch files, and the manifest with them; a broken download is continued, each sha256 is
+    verified."""
     with Client() as client:
-        artifacts = [
-            artifact
-            for artifact in client.artifacts(job_id)
-            if not pattern or any(fnmatch.fnmatchcase(artifact.path, x) for x in pattern)
-        ]
-        if not artifacts:
-            like = ", ".join(pattern or ())
-            raise ApiqError(
-                "artifact_not_found",
-                f"{job_id} has no artifact like {like}; legal: patterns of the paths that "
-                f"`apiq artifacts list {job_id}` shows, and --dir for where to",
-            )
-        check_directory(directory, job_id)
-        total_bytes = sum(artifact.size_bytes for artifact in artifacts)
-        with show_bytes(total_bytes) as on_bytes:
-            for artifact in artifacts:
-                client.download(job_id, artifact, directory, on_bytes=on_bytes)
+        fetch(client, job_id, directory or Path(job_id), pattern or ["*"])
+
+
+def fetch(client: Client, job_id: str, directory: Path, patterns: Sequence[str] = ("*",)) -> None:
+    """Download with a bar what is like one of `patterns`."""
+    there = client.artifacts(job_id)
+    paths = {x.path for x in there if any(fnmatch.fnmatchcase(x.path, like) for like in patterns)}
+    if not paths:
+        raise ApiqError(
+            "artifact_not_found",
+            f"{job_id} has no artifact like {', '.join(patterns)}; legal: patterns of the paths "
+            f"that `apiq artifacts list {job_id}` shows, and --dir for where to",
+        )
+    artifacts = [x for x in there if x.path in {*paths, MANIFEST}]
+    total_bytes = sum(x.size_bytes for x in artifacts)
+    with show_bytes(total_bytes) as on_bytes:
+        client.download_all(job_id, directory, artifacts=artifacts, on_bytes=on_bytes)
     err.print(f"{len(artifacts)} files, {describe_bytes(total_bytes)}, in {directory}")

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from apiq_client.commands.jobs import AsJson
-from apiq_client.commands.submit import HubTokenFromEnv, Revision, hub_token
+from apiq_client.commands.arguments import AsJson, HubTokenFromEnv, Revision, hub_token
 from apiq_client.sdk import Client
 from apiq_client.terminal import describe_bytes, out, print_json, print_preview, print_table
 

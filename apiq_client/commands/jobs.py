@@ -7,22 +7,30 @@ from typing import Annotated, Any
 
 import typer
 
-from apiq_client.commands.submit import HubTokenFromEnv, hub_token, parse_labels
+from apiq_client.commands.arguments import (
+    AsJson,
+    HubTokenFromEnv,
+    JobId,
+    Labels,
+    hub_token,
+    parse_pairs,
+)
 from apiq_client.records import Job
 from apiq_client.sdk import Client
-from apiq_client.terminal import out, print_json, print_table, printable
+from apiq_client.terminal import describe_doing, out, print_json, print_table, printable
 
 app = typer.Typer(name="jobs", help="List, show, cancel, retry, delete.", no_args_is_help=True)
-
-JobId = Annotated[str, typer.Argument(help="The job's id, job_...", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 @app.command("list")
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    job_type: Annotated[
+        str | None,
+        typer.Option("--type", metavar="quantize|finetune", help="Only jobs of this type."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may repeat.")] = None,
+    label: Labels = None,
     after: Annotated[
         str | None, typer.Option(metavar="NEXT", help="Only jobs behind a page: its `next`.")
     ] = None,
@@ -30,11 +38,10 @@ def list_jobs(
     json: AsJson = False,
 ) -> None:
     """The newest jobs."""
-    labels = parse_labels(label or [])
+    wanted = {"state": state, "type": job_type, "model": model, "after": after}
+    labels = parse_pairs(label, "--label")
     with Client() as client:
-        pages = list(
-            client.job_pages(state=state, model=model, labels=labels, after=after, limit=limit)
-        )
+        pages = list(client.job_pages(**wanted, labels=labels, limit=limit))
     jobs = [job for page in pages for job in page.jobs]
     if json:
         print_json({"jobs": jobs, "next": pages[-1].next})
@@ -147,9 +154,6 @@ def _how(job: Job) -> str:
 
 
 def _doing(job: Job) -> str:
+    doing = describe_doing(job)
     percent = (job.progress or {}).get("percent")
-    if job.waits_for:
-        return "waits for its base"
-    if job.state != "running" or not job.phase:
-        return ""
-    return job.phase if percent is None else f"{job.phase} {percent:.0f}%"
+    return doing if percent is None or not doing else f"{doing} {percent:.0f}%"

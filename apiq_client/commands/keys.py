@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from apiq_client import rooms
-from apiq_client.commands.jobs import AsJson
+from apiq_client.commands.arguments import AsJson
 from apiq_client.terminal import err, out, print_json, print_table
 
 app = typer.Typer(

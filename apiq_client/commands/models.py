@@ -3,12 +3,12 @@
 import json as jsonlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from apiq_client import rooms
-from apiq_client.commands.jobs import AsJson
+from apiq_client.commands.arguments import AsJson
 from apiq_client.terminal import describe_bytes, print_json, print_table
 
 app = typer.Typer(name="models", help="The models directory of this machine.", no_args_is_help=True)
@@ -42,10 +42,10 @@ def import_model(
 def list_models(models_dir: ModelsDir = None, json: AsJson = False) -> None:
     """The models that are there."""
     models_dir = models_dir or _default_models_dir()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": config.parent.relative_to(models_dir).as_posix(),
-            "model_type": jsonlib.loads(config.read_bytes()).get("model_type", "?"),
+            "model_type": _model_type(config),
             "size_bytes": sum(file.stat().st_size for file in config.parent.glob("*.safetensors")),
         }
         for pattern in ("[!.]*/config.json", "[!.]*/*/config.json")
@@ -56,8 +56,16 @@ def list_models(models_dir: ModelsDir = None, json: AsJson = False) -> None:
         return
     print_table(
         ("ID", "TYPE", "WEIGHTS"),
-        ((str(x["id"]), str(x["model_type"]), describe_bytes(int(x["size_bytes"]))) for x in rows),
+        ((x["id"], x["model_type"], describe_bytes(x["size_bytes"])) for x in rows),
     )
+
+
+def _model_type(config: Path) -> str:
+    """`?` where a config does not tell, or is none: the others are listed all the same."""
+    try:
+        return str(jsonlib.loads(config.read_bytes())["model_type"])
+    except (ValueError, KeyError, TypeError):
+        return "?"
 
 
 def _default_models_dir() -> Path:

@@ -1,7 +1,6 @@
 """What `apiq quantize` and `apiq finetune` share: options of any job, and what follows."""
 
 import inspect
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,24 +8,22 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from apiq_client.commands import artifacts
+from apiq_client.commands.arguments import (
+    AsJson,
+    HubTokenFromEnv,
+    Labels,
+    Revision,
+    hub_token,
+    parse_pairs,
+)
 from apiq_client.download import check_directory
-from apiq_client.errors import JobFailed
+from apiq_client.errors import ApiqError, JobFailed
 from apiq_client.options import given_fields, with_options_of
 from apiq_client.records import Job
 from apiq_client.sdk import Client
-from apiq_client.terminal import (
-    describe_bytes,
-    err,
-    out,
-    print_json,
-    show_bytes,
-    show_progress,
-)
+from apiq_client.terminal import err, out, print_json, show_progress
 
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of the hub.", show_default="main")
-]
-Labels = Annotated[list[str] | None, typer.Option(help="KEY=VALUE to find the job by; may repeat.")]
 Priority = Annotated[
     int | None,
     typer.Option(
@@ -43,18 +40,17 @@ MaxPending = Annotated[
 MaxRuntime = Annotated[
     int | None, typer.Option(help="Fail it if it runs longer than so many seconds.")
 ]
-HubTokenFromEnv = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="For a gated model: the environment variable that holds a token of the hub.",
-    ),
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option(help="KEY=VALUE that is kept with the job and never read; may repeat."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the job has finished.")]
 Download = Annotated[
-    Path | None, typer.Option(help="Wait, then fetch all artifacts to this directory.")
+    Path | None,
+    typer.Option(
+        file_okay=False, writable=True, help="Wait, then fetch all artifacts to this directory."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the job as JSON.")]
 
 
 Submit = Callable[..., Job]  # (client, fields of the request, *arguments of the command)
@@ -75,6 +71,7 @@ def _command(submit: Submit) -> Callable[..., None]:
         *,
         revision: Revision = None,
         label: Labels = None,
+        metadata: Metadata = None,
         priority: Priority = None,
         device_class: DeviceClass = None,
         max_pending_s: MaxPending = None,
@@ -90,6 +87,8 @@ def _command(submit: Submit) -> Callable[..., None]:
             others
             | {
                 "revision": revision,
+                "labels": parse_pairs(label, "--label") or None,
+                "metadata": parse_pairs(metadata, "--metadata") or None,
                 "priority": priority,
                 "device_class": device_class,
                 "max_pending_s": max_pending_s,
@@ -97,8 +96,8 @@ def _command(submit: Submit) -> Callable[..., None]:
                 "hub_token": hub_token(hub_token_from_env),
             }
         )
-        if label:
-            fields["labels"] = parse_labels(label)
+        if download:  # now, not after an hour
+            check_directory(download, None)
         with Client() as client:
             job = submit(client, fields, **own)
             see_through(client, job, wait=wait, download=download, json=json)
@@ -127,26 +126,21 @@ def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, 
         if job.state != "succeeded" and job.is_finished:
             raise JobFailed(job.id, job.state, job.error)
         if download:
-            _download(client, job.id, download)
+            artifacts.fetch(client, job.id, download)
         elif wait and not json:
             err.print(f"download it  {_fetch(job)}")
     except KeyboardInterrupt:
         _tell_how_to_go_on(job, download)
         raise typer.Exit(130) from None
-
-
-def _download(client: Client, job_id: str, directory: Path) -> None:
-    check_directory(directory, job_id)
-    artifacts = client.artifacts(job_id)
-    total_bytes = sum(artifact.size_bytes for artifact in artifacts)
-    with show_bytes(total_bytes) as on_bytes:
-        for artifact in artifacts:
-            client.download(job_id, artifact, directory, on_bytes=on_bytes)
-    err.print(f"{len(artifacts)} files, {describe_bytes(total_bytes)}, in {directory}")
+    except JobFailed:
+        raise
+    except (ApiqError, OSError):  # an outage, say, that lasted too long, or a full disk
+        _tell_how_to_go_on(job, download)
+        raise
 
 
 def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
-    """Nobody who presses Ctrl-C should have to guess what became of the job."""
+    """Nobody whose wait ends early should have to guess what became of the job."""
     fetch = _fetch(job) + (f" --dir {directory}" if directory else "")
     if job.is_finished:
         err.print(f"{job.id} has {job.state}; go on where the download stopped: {fetch}")
@@ -159,25 +153,3 @@ def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
 
 def _fetch(job: Job) -> str:
     return f"apiq artifacts download {job.id}"
-
-
-def hub_token(variable: str | None) -> str | None:
-    """The value of an environment variable: arguments are seen by everybody on the machine."""
-    if variable is None:
-        return None
-    if not (token := os.environ.get(variable)):
-        raise typer.BadParameter(
-            "no environment variable of that name is set", param_hint="--hub-token-from-env"
-        )
-    return token
-
-
-def parse_labels(pairs: list[str]) -> dict[str, str]:
-    """`KEY=VALUE` each."""
-    labels: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--label")
-        labels[key] = value
-    return labels

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.api.live import Live
-
 APIQ = [sys.executable, "-m", "apiq_client.cli"]
 FILES = {"model/model.safetensors": os.urandom(10_000), "report.json": b"{}"}
 
@@ -15,10 +13,9 @@ FILES = {"model/model.safetensors": os.urandom(10_000), "report.json": b"{}"}
 class Command:
     """Runs `apiq` with an environment of its own."""
 
-    def __init__(self, live: Live, cwd: Path) -> None:
-        self.live = live
+    def __init__(self, url: str, cwd: Path) -> None:
         self.cwd = cwd
-        self.environment = os.environ | {"APIQ_URL": live.url, "COLUMNS": "80"}
+        self.environment = os.environ | {"APIQ_URL": url, "COLUMNS": "80"}
 
     def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

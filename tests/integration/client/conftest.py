@@ -47,4 +47,4 @@ def client(live: Live) -> Iterator[Client]:
 
 @pytest.fixture
 def apiq(live: Live, tmp_path: Path) -> Command:
-    return Command(live, tmp_path)
+    return Command(live.url, tmp_path)

@@ -157,6 +157,9 @@ def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
     assert row.split()[2:6] == ["tiny", "apiq-bw", "fast", "2"]
     listed = json.loads(apiq("jobs", "list", "--label", "x=1", "--json").stdout)
     assert [job["id"] for job in listed["jobs"]] == [job_id]
+    trained = apiq("jobs", "list", "--label", "x=1", "--type", "finetune", "--json").stdout
+    assert json.loads(trained)["jobs"] == []
+    assert job_id in apiq("jobs", "list", "--label", "x=1", "--type", "quantize").stdout
     shown = apiq("jobs", "show", job_id).stdout
     assert re.search(r"^state +queued$", shown, re.M)
     assert re.search(r"^input.bits +2$", shown, re.M)
@@ -275,9 +278,11 @@ class TestFinetune:
 def test_every_field_of_a_job_is_an_option(apiq: Command) -> None:
     options = ["--priority", "-7", "--device-class", "cpu"]
     options += ["--max-pending-s", "60", "--max-runtime-s", "61"]
+    options += ["--metadata", "run=7", "--metadata", "by=a=b"]
     job = json.loads(apiq("quantize", "tiny", "--bits", "2", *options, "--json").stdout)
     assert (job["priority"], job["device_class"]) == (-7, "cpu")
     assert (job["max_pending_s"], job["max_runtime_s"]) == (60, 61)
+    assert job["metadata"] == {"run": "7", "by": "a=b"}
     for option, value, part in (
         ("--priority", "101", "priority is 101; legal: at most 100"),
         ("--device-class", "tpu", "device_class is 'tpu'; legal: 'any', 'cpu' or 'cuda'"),
@@ -319,19 +324,6 @@ def test_events_are_followed_to_the_end(apiq: Command, live: Live) -> None:
     out, err = process.communicate(timeout=60)
     assert json.loads(out)["type"] == "succeeded"
     assert (process.returncode, err) == (0, "")
-
-
-def test_artifacts(apiq: Command, live: Live, tmp_path: Path) -> None:
-    job_id = live.finished(FILES)["id"]
-    lines = apiq("artifacts", "list", job_id).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["PATH", *sorted(FILES)]
-    assert len(lines[1].split()[-1]) == 64  # never shortened, however narrow the screen
-    apiq("artifacts", "download", job_id, "model/*")
-    assert (tmp_path / job_id / "model/model.safetensors").is_file()
-    assert not (tmp_path / job_id / "report.json").exists()
-    apiq("artifacts", "download", job_id, "--dir", "all")
-    assert (tmp_path / "all/report.json").read_bytes() == b"{}"
-    assert "artifact_not_found" in apiq("artifacts", "download", job_id, "x*", code=1).stderr
 
 
 def test_models(apiq: Command, tiny_model: Path, tmp_path: Path) -> None:

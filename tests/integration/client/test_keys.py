@@ -82,7 +82,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
 
 @pytest.fixture
 def apiq(keyed: Live, tmp_path: Path) -> Command:
-    command = Command(keyed, tmp_path)
+    command = Command(keyed.url, tmp_path)
     command.environment |= keyed.context.settings.environment()
     return command
 

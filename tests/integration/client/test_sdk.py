@@ -6,9 +6,7 @@ import os
 import re
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -21,7 +19,7 @@ from apiq_client import (
     ProblemError,
     Unreachable,
 )
-from apiq_client import download as downloads
+from apiq_client import outage as outages
 from jobs.settings import Settings
 from tests.integration.api.live import Live, serve
 from tests.integration.client.cutting_proxy import cutting_proxy
@@ -90,6 +88,7 @@ class TestJobs:
         began = time.monotonic()
         assert client.job(job.id, wait_s=0.7) == job
         assert time.monotonic() - began >= 0.7
+        assert client.job(job.id, wait_s=50, after=0) == job  # news to who knows nothing
         live.claim_only(job.id)
         changed = client.job(job.id, wait_s=50, after=job.event_seq)
         assert (changed.state, changed.event_seq) == ("running", 2)
@@ -253,11 +252,11 @@ class TestDownload:
     def test_gives_up_and_goes_on_later(
         self, live: Live, job_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(downloads, "PAUSE_S", 0.01)
+        monkeypatch.setattr(outages, "PATIENCE_S", 0.3)
         with cutting_proxy(live.url) as proxy:
             with Client(proxy.url) as client:
                 artifact = weights(client, job_id)
-            proxy.cuts = [1_500_000] + [10] * downloads.TRIES
+            proxy.cuts = [1_500_000, 10]
             with Client(proxy.url) as client, pytest.raises(Unreachable):
                 client.download(job_id, artifact, tmp_path)
             part = tmp_path / (artifact.path + ".part")
@@ -312,42 +311,6 @@ class TestDownload:
         with pytest.raises(DownloadError):
             client.download(job_id, artifact, tmp_path / "in")
         assert list(tmp_path.iterdir()) == []
-
-
-class Busy(BaseHTTPRequestHandler):
-    """Answers the first two requests of a server with 503, and counts all."""
-
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.asked.append(self.command)
-        status = 503 if len(self.asked) <= 2 else 200
-        body = b'{"code": "database_unavailable"}' if status == 503 else b'{"version": "1"}'
-        self.send_response(status)
-        self.send_header("retry-after", "0")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_GET
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
-def test_a_read_is_repeated_when_the_server_asks_for_it_and_a_write_is_not() -> None:
-    with HTTPServer(("127.0.0.1", 0), Busy) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        with Client(f"http://127.0.0.1:{server.server_address[1]}") as client:
-            assert client.version() == {"version": "1"}
-            assert Busy.asked == ["GET"] * 3
-            Busy.asked.clear()
-            with pytest.raises(ProblemError):
-                client.cancel("job_1")
-            assert Busy.asked == ["POST"]
-        server.shutdown()
-        thread.join()
 
 
 def test_newer_servers_may_add_fields(client: Client, job_id: str) -> None:

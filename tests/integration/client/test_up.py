@@ -90,6 +90,16 @@ def test_no_process_outlives_it_and_it_starts_again(data_dir: Path, number: int)
     assert processes_of(data_dir) == []
 
 
+def test_an_address_of_ipv6(data_dir: Path) -> None:
+    up = Up(data_dir, APIQ_HOST="::1")
+    url = up.wait_until_up()
+    assert re.fullmatch(r"http://\[::1\]:\d+", url)
+    with Client(url) as client:
+        assert client.version()["version"]
+    up.process.terminate()
+    assert up.ended()[0] == 0
+
+
 def test_a_port_that_is_taken(data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -106,7 +116,7 @@ def test_a_database_that_is_none(data_dir: Path) -> None:
     code, err = Up(data_dir).ended()
     assert code == 1
     (line,) = err.splitlines()
-    assert "could not be migrated" in line and line.endswith("[migration_failed]")
+    assert "file is not a database" in line and line.endswith("[migration_failed]")
     assert processes_of(data_dir) == []
 
 

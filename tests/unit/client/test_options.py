@@ -4,11 +4,13 @@ import re
 
 import pytest
 from pydantic import BaseModel
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from apiq_client.cli import app
 from apiq_client.options import given_fields
 from apiq_core.config import QuantizeConfig
+from jobs.requests import FinetuneRequest, QuantizeRequest
 
 WIDE = {"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "1"}
 
@@ -73,3 +75,14 @@ def test_only_what_was_given_is_sent_nested_as_the_request_has_it() -> None:
 )
 def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments, env=WIDE).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "request_model"), [("quantize", QuantizeRequest), ("finetune", FinetuneRequest)]
+)
+def test_every_field_of_the_request_is_an_option(name: str, request_model: type[BaseModel]) -> None:
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    there = {str(option.name).partition("__")[0] for option in command.params}
+    spelled = {"labels": "label", "hub_token": "hub_token_from_env"}
+    wanted = {spelled.get(field, field) for field in request_model.model_fields} - {"type"}
+    assert wanted <= there

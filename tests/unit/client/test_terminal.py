@@ -44,6 +44,12 @@ def test_one_plain_line_a_change_where_there_is_no_terminal(
     ]
 
 
+def test_a_job_that_waits_for_another_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = job("queued").model_copy(update={"waits_for": "job_0"})
+    show_progress([waiting, job("running"), job("failed", "quantizing", 10)])
+    assert capsys.readouterr().err.splitlines() == ["waits for its base", "running", "failed"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(None, "ETA -:--"), (5, "ETA 0:05"), (3725, "ETA 1:02:05")]
 )
