@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from api.validation import FieldError, describe, pointer_to, quoted
+from api.validation import FieldError, describe, model_in, pointer_to, quoted
 from apiq_core.errors import ApiQError
 from apiq_core.finetune.data import BadRows
 from jobs.database import is_away, is_full
@@ -247,7 +247,10 @@ def install(app: FastAPI) -> None:
             return problem_response(
                 "malformed_json", f"the body is not JSON: {reason} at byte {entries[0]['loc'][-1]}"
             )
-        fields = list(dict.fromkeys(describe(entry) for entry in entries[:MAX_FIELD_ERRORS]))
+        # of the jobs that can be asked for the body chooses one: then there is no model here
+        body = getattr(request.scope.get("route"), "body_field", None)
+        root = None if body is None else model_in(body.field_info.annotation)
+        fields = list(dict.fromkeys(describe(entry, root) for entry in entries[:MAX_FIELD_ERRORS]))
         detail = "; ".join(field.detail for field in fields)
         return problem_response("invalid_request", detail, errors=fields)
 
