@@ -45,6 +45,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_request": (400, "The request cannot be understood"),
     "unauthorized": (401, "An API key is needed"),
     "scope_missing": (403, "The API key may not do this"),
+    "origin_not_allowed": (403, "Another's web page may not call this server"),
     "not_found": (404, "There is nothing at this path"),
     "job_not_found": (404, "There is no such job"),
     "dataset_not_found": (404, "There is no such dataset"),
@@ -122,7 +123,13 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 
 
 # what any call may be answered with, before its route sees it
-ALWAYS = ("request_too_slow", "body_too_large", "host_not_allowed", "invalid_request")
+ALWAYS = (
+    "request_too_slow",
+    "body_too_large",
+    "host_not_allowed",
+    "origin_not_allowed",
+    "invalid_request",
+)
 
 
 class Problem(BaseModel):

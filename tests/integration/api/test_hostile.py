@@ -191,6 +191,25 @@ class TestShapes:
     def test_names_of_its_own(self, live: Live, host: str) -> None:
         assert live.http.get("/jobs", headers={"host": host}).is_success
 
+    @pytest.mark.parametrize(
+        "origin",
+        ["https://evil.example", "null", "", "http://localhost.evil", "http://[::1", "file://"],
+    )
+    def test_pages_of_others(self, service: Service, origin: str) -> None:
+        headers = {"content-type": "text/plain", "origin": origin}  # asks for no preflight
+        answer = service.http.post("/datasets", content=b"some text", headers=headers)
+        problem = service.refused(answer, 403, "origin_not_allowed")
+        assert [error["pointer"] for error in problem["errors"]] == ["Origin:"]
+        assert service.http.get("/datasets").json()["datasets"] == []
+
+    @pytest.mark.parametrize(
+        "origin", ["http://localhost:8000", "http://[::1]", "https://127.0.0.1"]
+    )
+    def test_pages_of_its_own(self, service: Service, origin: str) -> None:
+        headers = {"content-type": "text/plain", "origin": origin}
+        answer = service.http.post("/datasets", content=b"some text", headers=headers)
+        assert answer.status_code == 201
+
 
 @pytest.mark.column("embedded")
 class TestSlowness:
