@@ -39,7 +39,8 @@ def create_app(settings: Settings) -> FastAPI:
         context.bell.stop()
         expiry.stop()
         # a connection that is in use now would be nobody's after `dispose`
-        for asking in (context.watcher, context.shown, context.accepted, context.keyed):
+        together = (context.shown, context.accepted, context.keyed, context.ready)
+        for asking in (context.watcher, *together):
             await asking.close()
         context.database.dispose()
 

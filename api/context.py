@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from api.jobs.watch import Watcher
+from api.readiness import Readiness
 from api.together import Together
 from api.turns import Turns
 from jobs import intake, keys, repository
@@ -60,6 +61,11 @@ class Context:
                 return [keys.authenticate(connection, text, self.settings) for text in texts]
 
         return Together(know, waits=self.database.is_postgresql)
+
+    @cached_property
+    def ready(self) -> Together[None, None]:
+        """Raises an `ApiError` if no job can be accepted now."""
+        return Together(Readiness(self.database, self.store).check, waits=True)
 
     @cached_property
     def accepted(self) -> Together[Order, Job]:
