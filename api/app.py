@@ -39,8 +39,14 @@ def create_app(settings: Settings) -> FastAPI:
         context.bell.stop()
         expiry.stop()
         # a connection that is in use now would be nobody's after `dispose`
-        together = (context.shown, context.accepted, context.keyed, context.ready)
-        for asking in (context.watcher, *together):
+        for asking in (
+            context.watcher,
+            context.shown,
+            context.default_source,
+            context.accepted,
+            context.keyed,
+            context.ready,
+        ):
             await asking.close()
         context.database.dispose()
 

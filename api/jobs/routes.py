@@ -1,5 +1,6 @@
 """Submit, show, list, cancel, repeat and delete jobs."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
@@ -12,7 +13,7 @@ from api.ids import JobId
 from api.jobs.views import JobPage, JobView, ready, view
 from api.problems import ApiError, keyed
 from api.validation import did_you_mean, quoted
-from jobs import intake, models, repository
+from jobs import intake, models, repository, texts
 from jobs.errors import InvalidCursor
 from jobs.intake import Order, RequestName
 from jobs.requests import (
@@ -159,6 +160,10 @@ async def submit_job(
     if isinstance(body, QuantizeRequest) and models.is_local(
         body.model, body.revision, context.settings
     ):
+        if body.calibration.source is None:
+            source = texts.known_default_source() or await context.default_source.ask(None)
+            calibration = body.calibration.model_copy(update={"source": source})
+            order = replace(order, request=body.model_copy(update={"calibration": calibration}))
         job = await context.accepted.ask(order)
     else:  # nobody else waits for the hub
         job = await run_in_threadpool(intake.submit, context.database, order, context.settings)
