@@ -258,7 +258,15 @@ class Client:
         return Dataset.model_validate(answer)
 
     def datasets(self) -> list[Dataset]:
-        return [Dataset.model_validate(x) for x in self._call("GET", "/datasets")["datasets"]]
+        """Newest first, of all pages."""
+        query: dict[str, Any] = {"limit": 100}
+        found: list[Dataset] = []
+        while True:
+            page = self._call("GET", "/datasets", params=query)
+            found += map(Dataset.model_validate, page["datasets"])
+            if page.get("next") is None:
+                return found
+            query["after"] = page["next"]
 
     def dataset(self, dataset_id: str) -> Dataset:
         return Dataset.model_validate(self._call("GET", f"/datasets/{_part(dataset_id)}"))

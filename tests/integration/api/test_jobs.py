@@ -171,7 +171,6 @@ class TestAtOnce:
         listed = {job["id"] for job in service.http.get("/jobs").json()["jobs"]}
         assert listed == {answer.json()["id"] for answer in good} and len(listed) == 8
 
-
     @pytest.mark.column("embedded")
     def test_a_silent_hub_holds_up_only_who_asks_it(
         self, service: Service, monkeypatch: pytest.MonkeyPatch
