@@ -1,7 +1,7 @@
 """Submit, show, list, cancel, repeat and delete jobs."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
@@ -12,7 +12,7 @@ from api.context import Ctx, context_of
 from api.ids import JobId
 from api.jobs.views import JobPage, JobView, ready, view
 from api.problems import ApiError, keyed
-from api.validation import did_you_mean, quoted
+from api.validation import quoted
 from jobs import intake, models, repository, texts
 from jobs.errors import InvalidCursor
 from jobs.intake import Order, RequestName
@@ -206,9 +206,6 @@ async def get_job(
     return ready(view(job))
 
 
-LIST_PARAMETERS = ("state", "type", "model", "after", "limit", "label.KEY")
-
-
 @router.get(
     "/jobs",
     summary="List jobs",
@@ -232,22 +229,19 @@ def list_jobs(
     context: Ctx,
     caller: JobsReader,
     state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
-    type: Annotated[str | None, Query(description="Only jobs of this type.")] = None,
+    type: Annotated[
+        Literal["quantize", "finetune"] | None, Query(description="Only jobs of this type.")
+    ] = None,
     model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
     after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page.")] = 50,
 ) -> Response:
     """Newest first, a page at a time."""
-    labels: dict[str, str] = {}
-    for name, value in http_request.query_params.items():
-        if name.startswith("label."):
-            labels[_label_key(name)] = value
-        elif name not in LIST_PARAMETERS:
-            raise ApiError(
-                "invalid_request",
-                f"{quoted(name)} is not a parameter; {did_you_mean(name[:80], LIST_PARAMETERS)}",
-                pointer=f"?{name[:80]}",
-            )
+    labels = {
+        _label_key(name): value
+        for name, value in http_request.query_params.items()
+        if name.startswith("label.")
+    }
     if len(labels) > LABEL_COUNT:
         raise ApiError(
             "invalid_request",

@@ -361,6 +361,7 @@ class TestQueries:
         [
             ("model=%00", "?model"),
             ("type=a%00b", "?type"),
+            ("type=quantise", "?type"),
             ("label.x=%00", "?label.x"),
             ("label.%00=x", "?'label.\\x00'"),
             ('label.a"b=x', '?label.a"b'),
@@ -386,6 +387,25 @@ class TestQueries:
     )
     def test_that_find_nothing_wrong(self, service: Service, query: str) -> None:
         assert service.http.get(f"/jobs?{query}").json()["jobs"] == []
+
+    @pytest.mark.parametrize(
+        ("method", "path", "says"),
+        [
+            ("GET", f"/jobs/{NO_JOB}/events?limt=5", "'limt' is not a parameter; did you mean"),
+            ("GET", f"/jobs/{NO_JOB}?label.a=b", "'label.a' is not a parameter; legal: wait,"),
+            ("GET", f"/jobs/{NO_JOB}/artifacts/x?y=1", "'y' is not a parameter; legal: none"),
+            ("POST", "/jobs?dry_run=1", "'dry_run' is not a parameter; legal: none"),
+            ("HEAD", "/healthz?x=1", ""),
+        ],
+    )  # fmt: skip
+    def test_that_the_route_does_not_have(
+        self, service: Service, method: str, path: str, says: str
+    ) -> None:
+        answer = service.http.request(method, path)
+        assert answer.status_code == 422
+        if method != "HEAD":
+            problem = service.refused(answer, 422, "invalid_request")
+            assert says in problem["detail"]
 
     def test_a_parameter_twice_anywhere(self, service: Service) -> None:
         service.refused(service.http.get("/datasets/x?a=1&a=1"), 422, "invalid_request")
