@@ -38,8 +38,8 @@ TYPE_PREFIX = "urn:apiq:problem:"
 
 log = structlog.get_logger(__name__)
 
-# code -> (status, title). A code that is not here is one of the core's about a model or a
-# config: 422. docs/reference/http.md lists the same codes.
+# code -> (status, title). Every code that the face, the records or the core's checks raise is here
+# and in docs/reference/http.md (tests/contract/test_codes.py).
 PROBLEMS: dict[str, tuple[int, str]] = {
     "malformed_json": (400, "The body is not JSON"),
     "bad_request": (400, "The request cannot be understood"),
@@ -81,10 +81,14 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "remote_code": (422, "The model needs code of its own"),
     "unsupported_architecture": (422, "The model's architecture is not supported"),
     "already_quantized": (422, "The model is quantized already"),
+    "illegal_bits": (422, "The method has no such bits"),
+    "illegal_group_size": (422, "A budget needs other groups"),
+    "illegal_format": (422, "The method cannot write this format"),
     "group_size_does_not_divide": (422, "The group size does not fit the model"),
     "layer_not_packable": (422, "A layer does not fit the packing"),
     "rank_too_large": (422, "The rank does not fit the model"),
     "illegal_rank": (422, "There is no rank to choose"),
+    "no_adapter": (422, "The method has no adapter"),
     "illegal_adapter": (422, "There is no such adapter to choose"),
     "budget_too_small": (422, "The budget holds no plan"),
     "illegal_recipe": (422, "The method has no such recipe"),

@@ -95,6 +95,7 @@ def download_archive(job_id: JobId, context: Ctx, caller: ArtifactsReader) -> Re
         *CODES,
         "artifact_not_found",
         "range_not_satisfiable",
+        "not_ready",
         beside={
             200: {"content": {"application/octet-stream": {}}, "description": "The file."},
             206: {

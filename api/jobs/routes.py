@@ -30,28 +30,45 @@ router = APIRouter(tags=["jobs"])
 
 MAX_WAIT_S = 60
 
-MODEL_CODES = (
+SUBMIT_CODES = (
     "malformed_json",
     "body_too_large",
     "unsupported_media_type",
     "invalid_request",
-    "model_not_found",
-    "revision_not_found",
-    "model_gated",
-    "missing_config",
-    "missing_tokenizer",
-    "missing_weights",
-    "pickle_weights",
-    "corrupt_weights",
-    "remote_code",
-    "unsupported_architecture",
-    "already_quantized",
-    "group_size_does_not_divide",
-    "rank_too_large",
+    # the fields
+    "illegal_bits",
+    "illegal_group_size",
+    "illegal_format",
     "illegal_rank",
     "illegal_adapter",
     "illegal_recipe",
+    "no_adapter",
+    "no_gradient_phase",
+    "no_rounding",
     "length_exceeds_context",
+    "group_size_does_not_divide",
+    "layer_not_packable",
+    "rank_too_large",
+    "budget_too_small",
+    # the model
+    "illegal_model_id",
+    "model_not_found",
+    "revision_not_found",
+    "model_gated",
+    "model_changed",
+    "model_outside",
+    "missing_config",
+    "corrupt_config",
+    "missing_tokenizer",
+    "missing_weights",
+    "missing_file",
+    "pickle_weights",
+    "corrupt_weights",
+    "unsupported_dtype",
+    "remote_code",
+    "unsupported_architecture",
+    "already_quantized",
+    # the texts, the rows and the base
     "unknown_source",
     "wrong_dataset_kind",
     "too_little_text",
@@ -60,10 +77,12 @@ MODEL_CODES = (
     "base_not_ready",
     "illegal_base",
     "illegal_revision",
+    # the server
     "no_secret_key",
     "idempotency_key_reused",
     "quota_exceeded",
     "hub_unreachable",
+    "disk_full",
 )
 
 EXAMPLES = {
@@ -133,7 +152,7 @@ async def _is_json(request: Request) -> None:
     summary="Submit a job",
     response_model=JobView,
     dependencies=[Depends(_is_json)],
-    responses=keyed(*MODEL_CODES),
+    responses=keyed(*SUBMIT_CODES),
 )
 async def submit_job(
     body: Annotated[AnyRequest, Body(openapi_examples=EXAMPLES)],
