@@ -69,6 +69,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyTimeout, client_timeout_s=settings.client_timeout_s)
     if settings.secret_key is None:
         app.add_middleware(LoopbackOnly, host=settings.host)
-    app.add_middleware(Head)
     app.add_middleware(metrics.RequestMetrics, metrics=app.state.metrics)
+    app.add_middleware(Head)
     return app

@@ -491,7 +491,13 @@ class TestMethods:
             assert answer.headers == got.headers
         file = service.http.head(urls["artifacts"] + "/a.bin")
         assert (file.status_code, file.headers["content-length"]) == (200, "10")
+        for range in ("bytes=0-3", "bytes=99-"):  # of GET alone
+            part = service.http.head(urls["artifacts"] + "/a.bin", headers={"range": range})
+            assert (part.status_code, part.headers["content-length"]) == (200, "10")
         assert service.http.head("/jobs/job_none").status_code == 404
+        counted = 'method="HEAD",route="/jobs/{job_id}",status="404"'
+        figures = service.http.get("/metrics").text
+        assert f"apiq_http_requests_total{{{counted}}} 1.0" in figures
 
     def test_head_of_a_stream_ends(self, live: Live) -> None:
         job = live.submit()
