@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import health, metrics, openapi, problems
+from api import document, health, metrics, problems
 from api.context import Context
 from api.datasets import routes as datasets
 from api.expiry import Expiry
@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = context
     app.state.metrics = metrics.Metrics(context)
     problems.install(app)
-    openapi.install(app)
+    document.install(app)
     app.add_middleware(CheckQuery)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(BodyTimeout, client_timeout_s=settings.client_timeout_s)
