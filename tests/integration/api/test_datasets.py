@@ -124,7 +124,7 @@ def test_refused(
     )
     problem = service.refused(answer, status, code)
     assert part in problem["detail"]
-    assert service.http.get("/datasets").json() == {"datasets": []}
+    assert service.http.get("/datasets").json()["datasets"] == []
     assert leftovers(service) == []
 
 

@@ -43,7 +43,7 @@ def fetch(service: Service, **fields: Any) -> Any:
 
 
 def nothing_was_kept(service: Service) -> None:
-    assert service.http.get("/datasets").json() == {"datasets": []}
+    assert service.http.get("/datasets").json()["datasets"] == []
     assert leftovers(service) == []
 
 
