@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import health, metrics, openapi, problems
+from api import document, health, metrics, problems
 from api.context import Context
 from api.datasets import routes as datasets
 from api.expiry import Expiry
@@ -39,7 +39,14 @@ def create_app(settings: Settings) -> FastAPI:
         context.bell.stop()
         expiry.stop()
         # a connection that is in use now would be nobody's after `dispose`
-        for asking in (context.watcher, context.shown, context.accepted, context.keyed):
+        for asking in (
+            context.watcher,
+            context.shown,
+            context.default_source,
+            context.accepted,
+            context.keyed,
+            context.ready,
+        ):
             await asking.close()
         context.database.dispose()
 
@@ -56,12 +63,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = context
     app.state.metrics = metrics.Metrics(context)
     problems.install(app)
-    openapi.install(app)
+    document.install(app)
     app.add_middleware(CheckQuery)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(BodyTimeout, client_timeout_s=settings.client_timeout_s)
     if settings.secret_key is None:
         app.add_middleware(LoopbackOnly, host=settings.host)
-    app.add_middleware(Head)
     app.add_middleware(metrics.RequestMetrics, metrics=app.state.metrics)
+    app.add_middleware(Head)
     return app

@@ -8,9 +8,10 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from api.jobs.watch import Watcher
+from api.readiness import Readiness
 from api.together import Together
 from api.turns import Turns
-from jobs import intake, keys, repository
+from jobs import intake, keys, repository, texts
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
 from jobs.doorbell import Bell
@@ -60,6 +61,21 @@ class Context:
                 return [keys.authenticate(connection, text, self.settings) for text in texts]
 
         return Together(know, waits=self.database.is_postgresql)
+
+    @cached_property
+    def ready(self) -> Together[None, None]:
+        """Raises an `ApiError` if no job can be accepted now."""
+        return Together(Readiness(self.database, self.store).check, waits=True)
+
+    @cached_property
+    def default_source(self) -> Together[None, str]:
+        """What jobs are calibrated on that name no text. It may ask the hub: once for all, and
+        apart from what needs no hub."""
+
+        def ask(asked: Sequence[None]) -> list[str]:
+            return [texts.default_source(self.settings)] * len(asked)
+
+        return Together(ask, waits=True)
 
     @cached_property
     def accepted(self) -> Together[Order, Job]:

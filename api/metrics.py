@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import Admin
 from api.context import Context
+from api.head import MARK
 from api.problems import keyed
 from jobs import counts
 from jobs.states import State
@@ -82,8 +83,9 @@ class RequestMetrics:
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "none")
+                method = "HEAD" if MARK in scope else scope["method"]
                 # a client can make methods up, and each would be kept for ever
-                method = scope["method"] if scope["method"] in METHODS else "OTHER"
+                method = method if method in METHODS else "OTHER"
                 seconds, requests = self.metrics.of(method, route, message["status"])
                 seconds.observe(time.perf_counter() - began)
                 requests.inc()

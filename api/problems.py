@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from api.validation import FieldError, describe, pointer_to, quoted
+from api.validation import FieldError, describe, model_in, pointer_to, quoted
 from apiq_core.errors import ApiQError
 from apiq_core.finetune.data import BadRows
 from jobs.database import is_away, is_full
@@ -38,13 +38,14 @@ TYPE_PREFIX = "urn:apiq:problem:"
 
 log = structlog.get_logger(__name__)
 
-# code -> (status, title). A code that is not here is one of the core's about a model or a
-# config: 422. docs/reference/http.md lists the same codes.
+# code -> (status, title). Every code that the face, the records or the core's checks raise is here
+# and in docs/reference/http.md (tests/contract/test_codes.py).
 PROBLEMS: dict[str, tuple[int, str]] = {
     "malformed_json": (400, "The body is not JSON"),
     "bad_request": (400, "The request cannot be understood"),
     "unauthorized": (401, "An API key is needed"),
     "scope_missing": (403, "The API key may not do this"),
+    "origin_not_allowed": (403, "Another's web page may not call this server"),
     "not_found": (404, "There is nothing at this path"),
     "job_not_found": (404, "There is no such job"),
     "dataset_not_found": (404, "There is no such dataset"),
@@ -80,10 +81,14 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "remote_code": (422, "The model needs code of its own"),
     "unsupported_architecture": (422, "The model's architecture is not supported"),
     "already_quantized": (422, "The model is quantized already"),
+    "illegal_bits": (422, "The method has no such bits"),
+    "illegal_group_size": (422, "A budget needs other groups"),
+    "illegal_format": (422, "The method cannot write this format"),
     "group_size_does_not_divide": (422, "The group size does not fit the model"),
     "layer_not_packable": (422, "A layer does not fit the packing"),
     "rank_too_large": (422, "The rank does not fit the model"),
     "illegal_rank": (422, "There is no rank to choose"),
+    "no_adapter": (422, "The method has no adapter"),
     "illegal_adapter": (422, "There is no such adapter to choose"),
     "budget_too_small": (422, "The budget holds no plan"),
     "illegal_recipe": (422, "The method has no such recipe"),
@@ -122,7 +127,13 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 
 
 # what any call may be answered with, before its route sees it
-ALWAYS = ("request_too_slow", "body_too_large", "host_not_allowed", "invalid_request")
+ALWAYS = (
+    "request_too_slow",
+    "body_too_large",
+    "host_not_allowed",
+    "origin_not_allowed",
+    "invalid_request",
+)
 
 
 class Problem(BaseModel):
@@ -247,7 +258,10 @@ def install(app: FastAPI) -> None:
             return problem_response(
                 "malformed_json", f"the body is not JSON: {reason} at byte {entries[0]['loc'][-1]}"
             )
-        fields = list(dict.fromkeys(describe(entry) for entry in entries[:MAX_FIELD_ERRORS]))
+        # of the jobs that can be asked for the body chooses one: then there is no model here
+        body = getattr(request.scope.get("route"), "body_field", None)
+        root = None if body is None else model_in(body.field_info.annotation)
+        fields = list(dict.fromkeys(describe(entry, root) for entry in entries[:MAX_FIELD_ERRORS]))
         detail = "; ".join(field.detail for field in fields)
         return problem_response("invalid_request", detail, errors=fields)
 

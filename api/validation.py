@@ -32,16 +32,20 @@ class FieldError(BaseModel):
     )
 
 
-def describe(error: Mapping[str, Any], root: type[BaseModel] = QuantizeRequest) -> FieldError:
-    """One entry of `RequestValidationError.errors()` in our words; `root` is the body's model,
-    where it has no `type`."""
+def describe(error: Mapping[str, Any], root: type[BaseModel] | None = None) -> FieldError:
+    """One entry of `RequestValidationError.errors()` in our words.
+
+    `root` is the model of the body. None: its `type` chooses one of REQUESTS, whose name the
+    entry's place then begins with.
+    """
     place, *full_path = error["loc"]
     if error["type"] == "union_tag_invalid":
         tag = (error.get("ctx") or {}).get("tag")
         detail = f"type is {quoted(tag)}; legal: {', '.join(REQUESTS)}"
         return FieldError(pointer="#/type", detail=detail)
-    if place == "body" and full_path and full_path[0] in REQUESTS:  # which of them it was read as
-        root = REQUESTS[full_path.pop(0)]
+    if root is None:
+        is_tagged = place == "body" and full_path and full_path[0] in REQUESTS
+        root = REQUESTS[full_path.pop(0)] if is_tagged else QuantizeRequest
     path = [part[:MAX_QUOTED_CHARACTERS] if isinstance(part, str) else part for part in full_path]
     if place == "body":
         pointer = "#" + "".join(f"/{_escape(str(part))}" for part in path)
@@ -74,6 +78,12 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """` did you mean ...?`, or what there is to choose from."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean `{close[0]}`?" if close else f"legal: {', '.join(known)}"
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """X of `X` and of `X | None`; None where there is no such X."""
+    kinds = (annotation, *get_args(annotation))
+    return next((x for x in kinds if isinstance(x, type) and issubclass(x, BaseModel)), None)
 
 
 def _detail(
@@ -120,9 +130,7 @@ def _model_at(root: type[BaseModel], path: Sequence[str | int]) -> type[BaseMode
     model: type[BaseModel] | None = root
     for part in path:
         field = model.model_fields.get(str(part)) if model else None
-        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-        models = (x for x in kinds if isinstance(x, type) and issubclass(x, BaseModel))
-        model = next(models, None)  # X of `X | None`
+        model = model_in(field.annotation) if field else None
     return model
 
 

@@ -294,7 +294,15 @@ class Client:
         )
 
     def datasets(self) -> list[Dataset]:
-        return [Dataset.model_validate(x) for x in self._call("GET", "/datasets")["datasets"]]
+        """Newest first, of all pages."""
+        query: dict[str, Any] = {"limit": 100}
+        found: list[Dataset] = []
+        while True:
+            page = self._call("GET", "/datasets", params=query)
+            found += map(Dataset.model_validate, page["datasets"])
+            if page.get("next") is None:
+                return found
+            query["after"] = page["next"]
 
     def dataset(self, dataset_id: str) -> Dataset:
         return self._ask(Dataset, "GET", f"/datasets/{_part(dataset_id)}")

@@ -13,7 +13,7 @@ from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 # how long a writer waits for another before it gives up
 LOCK_TIMEOUT_MS = 20_000
@@ -162,7 +162,9 @@ def _postgresql(url: URL, *, patient: bool) -> Engine:
 def _sqlite(url: URL, *, foreign_keys: bool) -> Engine:
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
+    # No limit: the event loop of the API reads, and must never wait until a writer, which waits for
+    # the lock, gives its connection back. A connection in use has a thread, so there are few.
+    engine = create_engine(url, poolclass=QueuePool, max_overflow=-1)
 
     @event.listens_for(engine, "connect")
     def _(connection: Any, record: Any) -> None:

@@ -5,8 +5,6 @@ caller's transaction. `owner` limits a function to that owner's jobs: those of o
 found, like those that were deleted. None means everybody's.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,10 +20,9 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from jobs import chains
+from jobs import chains, cursors
 from jobs.clock import Timestamp, now
 from jobs.errors import (
-    InvalidCursor,
     JobAlreadyFinished,
     JobInUse,
     JobNotFinished,
@@ -185,11 +182,11 @@ def list_jobs(
         query = query.where(label.c.key == key, label.c.value == value)
         newest_first = label.c.job_id  # in the order of the label's index
     if after is not None:
-        query = query.where(newest_first < _decode_cursor(after))
+        query = query.where(newest_first < cursors.decode(after, "job_"))
     query = query.order_by(newest_first.desc())
     found = [job_from_row(row) for row in connection.execute(query)]
     page = found[:limit]
-    return page, _encode_cursor(page[-1].id) if len(found) > limit else None
+    return page, cursors.encode(page[-1].id) if len(found) > limit else None
 
 
 def request_cancel(connection: Connection, job_id: str, owner: str | None = None) -> Job:
@@ -280,19 +277,3 @@ def _not_found(job_id: str) -> JobNotFound:
 def _visible(owner: str | None) -> tuple[ColumnElement[bool], ...]:
     visible = (jobs.c.deleted_at.is_(None),)
     return visible if owner is None else (*visible, jobs.c.owner == owner)
-
-
-def _encode_cursor(job_id: str) -> str:
-    return base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str) -> str:
-    try:
-        job_id = base64.b64decode(
-            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        ).decode("ascii")
-    except (binascii.Error, ValueError):
-        job_id = ""
-    if not job_id.startswith("job_") or not job_id.isprintable():
-        raise InvalidCursor(f"after is {cursor[:80]!r}; legal: a cursor from an earlier page")
-    return job_id

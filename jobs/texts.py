@@ -47,11 +47,18 @@ def dataset_prefix(dataset_id: str) -> str:
 
 def default_source(settings: Settings) -> str:
     """`wikitext2` if the hub answers (asked at most once a minute), else `builtin`."""
-    endpoint = hub.endpoint()
-    answers, stale_at = _hub_answers.get(endpoint, (False, 0.0))
+    if (known := known_default_source()) is not None:
+        return known
+    answers = hub.dataset_exists(WIKITEXT2_REPOSITORY, timeout_s=settings.hub_timeout_s)
+    _hub_answers[hub.endpoint()] = (answers, time.monotonic() + HUB_ANSWER_TTL_S)
+    return WIKITEXT2 if answers else BUILTIN
+
+
+def known_default_source() -> str | None:
+    """`default_source` as the hub's last answer has it; None if it has to be asked again."""
+    answers, stale_at = _hub_answers.get(hub.endpoint(), (False, 0.0))
     if time.monotonic() >= stale_at:
-        answers = hub.dataset_exists(WIKITEXT2_REPOSITORY, timeout_s=settings.hub_timeout_s)
-        _hub_answers[endpoint] = (answers, time.monotonic() + HUB_ANSWER_TTL_S)
+        return None
     return WIKITEXT2 if answers else BUILTIN
 
 

@@ -16,7 +16,7 @@ from api.datasets.body import (
     read_hub_dataset,
     receive,
 )
-from api.datasets.views import DatasetList, DatasetView, Preview, RowView, TokenCountsView, view
+from api.datasets.views import DatasetPage, DatasetView, Preview, RowView, TokenCountsView, view
 from api.ids import DatasetId
 from api.problems import ApiError, keyed
 from apiq_core.errors import ApiQError
@@ -27,6 +27,7 @@ from jobs.datasets.hub_splits import HubDataset
 from jobs.datasets.previews import preview
 from jobs.datasets.token_previews import TokenPreview, token_preview
 from jobs.datasets.upload import Upload
+from jobs.errors import InvalidCursor
 from jobs.requests import Base
 
 router = APIRouter(tags=["datasets"])
@@ -117,12 +118,20 @@ def _store(
     return dataset
 
 
-@router.get("/datasets", summary="List what was uploaded", responses=keyed())
-def list_datasets(context: Ctx, caller: JobsReader) -> DatasetList:
-    """Newest first."""
-    with context.database.read() as connection:
-        found = datasets.list_all(connection, caller.sees)
-    return DatasetList(datasets=[view(dataset) for dataset in found])
+@router.get("/datasets", summary="List what was uploaded", responses=keyed("invalid_request"))
+def list_datasets(
+    context: Ctx,
+    caller: JobsReader,
+    after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Datasets a page.")] = 50,
+) -> DatasetPage:
+    """Newest first, a page at a time."""
+    try:
+        with context.database.read() as connection:
+            found, following = datasets.list_page(connection, caller.sees, after=after, limit=limit)
+    except InvalidCursor as error:
+        raise ApiError("invalid_request", error.message, pointer="?after") from None
+    return DatasetPage(datasets=[view(dataset) for dataset in found], next=following)
 
 
 @router.get(

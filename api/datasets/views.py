@@ -41,8 +41,11 @@ class DatasetView(BaseModel):
     created_at: datetime
 
 
-class DatasetList(BaseModel):
+class DatasetPage(BaseModel):
+    """Newest first."""
+
     datasets: list[DatasetView]
+    next: str | None = Field(description="`after` of the next page; null on the last one.")
 
 
 class SegmentView(BaseModel):

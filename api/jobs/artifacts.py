@@ -95,6 +95,7 @@ def download_archive(job_id: JobId, context: Ctx, caller: ArtifactsReader) -> Re
         *CODES,
         "artifact_not_found",
         "range_not_satisfiable",
+        "not_ready",
         beside={
             200: {"content": {"application/octet-stream": {}}, "description": "The file."},
             206: {
@@ -138,13 +139,15 @@ def download_artifact(
     }
     if if_none_match is not None and _names(if_none_match, etag):
         return Response(status_code=304, headers=headers)
+    is_head = MARK in request.scope
     # the URL is signed for GET
-    url = None if MARK in request.scope else context.store.presigned_url(artifact.key)
+    url = None if is_head else context.store.presigned_url(artifact.key)
     if url is not None:
         # whoever kept it would find it expired
         return RedirectResponse(url, status_code=307, headers={"cache-control": "no-store"})
     wanted = None
-    if if_range is None or if_range.strip() == etag:
+    # a range is of GET alone (RFC 9110, 14.2)
+    if not is_head and (if_range is None or if_range.strip() == etag):
         try:
             wanted = parse_range(range, artifact.size_bytes)
         except RangeNotSatisfiable:

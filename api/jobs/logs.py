@@ -24,7 +24,7 @@ MAX_TAIL_LINES = 10_000
     "/jobs/{job_id}/logs",
     summary="Read a job's log",
     response_class=PlainTextResponse,
-    responses=keyed("job_not_found", "invalid_request"),
+    responses=keyed("job_not_found", "invalid_request", "not_ready"),
 )
 def get_logs(
     job_id: JobId,

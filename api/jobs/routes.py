@@ -1,6 +1,7 @@
 """Submit, show, list, cancel, repeat and delete jobs."""
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
@@ -11,8 +12,8 @@ from api.context import Ctx, context_of
 from api.ids import JobId
 from api.jobs.views import JobPage, JobView, ready, view
 from api.problems import ApiError, keyed
-from api.validation import did_you_mean, quoted
-from jobs import intake, models, repository
+from api.validation import quoted
+from jobs import intake, models, repository, texts
 from jobs.errors import InvalidCursor
 from jobs.intake import Order, RequestName
 from jobs.requests import (
@@ -29,28 +30,45 @@ router = APIRouter(tags=["jobs"])
 
 MAX_WAIT_S = 60
 
-MODEL_CODES = (
+SUBMIT_CODES = (
     "malformed_json",
     "body_too_large",
     "unsupported_media_type",
     "invalid_request",
-    "model_not_found",
-    "revision_not_found",
-    "model_gated",
-    "missing_config",
-    "missing_tokenizer",
-    "missing_weights",
-    "pickle_weights",
-    "corrupt_weights",
-    "remote_code",
-    "unsupported_architecture",
-    "already_quantized",
-    "group_size_does_not_divide",
-    "rank_too_large",
+    # the fields
+    "illegal_bits",
+    "illegal_group_size",
+    "illegal_format",
     "illegal_rank",
     "illegal_adapter",
     "illegal_recipe",
+    "no_adapter",
+    "no_gradient_phase",
+    "no_rounding",
     "length_exceeds_context",
+    "group_size_does_not_divide",
+    "layer_not_packable",
+    "rank_too_large",
+    "budget_too_small",
+    # the model
+    "illegal_model_id",
+    "model_not_found",
+    "revision_not_found",
+    "model_gated",
+    "model_changed",
+    "model_outside",
+    "missing_config",
+    "corrupt_config",
+    "missing_tokenizer",
+    "missing_weights",
+    "missing_file",
+    "pickle_weights",
+    "corrupt_weights",
+    "unsupported_dtype",
+    "remote_code",
+    "unsupported_architecture",
+    "already_quantized",
+    # the texts, the rows and the base
     "unknown_source",
     "wrong_dataset_kind",
     "too_little_text",
@@ -59,10 +77,12 @@ MODEL_CODES = (
     "base_not_ready",
     "illegal_base",
     "illegal_revision",
+    # the server
     "no_secret_key",
     "idempotency_key_reused",
     "quota_exceeded",
     "hub_unreachable",
+    "disk_full",
 )
 
 EXAMPLES = {
@@ -132,7 +152,7 @@ async def _is_json(request: Request) -> None:
     summary="Submit a job",
     response_model=JobView,
     dependencies=[Depends(_is_json)],
-    responses=keyed(*MODEL_CODES),
+    responses=keyed(*SUBMIT_CODES),
 )
 async def submit_job(
     body: Annotated[AnyRequest, Body(openapi_examples=EXAMPLES)],
@@ -159,6 +179,10 @@ async def submit_job(
     if isinstance(body, QuantizeRequest) and models.is_local(
         body.model, body.revision, context.settings
     ):
+        if body.calibration.source is None:
+            source = texts.known_default_source() or await context.default_source.ask(None)
+            calibration = body.calibration.model_copy(update={"source": source})
+            order = replace(order, request=body.model_copy(update={"calibration": calibration}))
         job = await context.accepted.ask(order)
     else:  # nobody else waits for the hub
         job = await run_in_threadpool(intake.submit, context.database, order, context.settings)
@@ -201,9 +225,6 @@ async def get_job(
     return ready(view(job))
 
 
-LIST_PARAMETERS = ("state", "type", "model", "after", "limit", "label.KEY")
-
-
 @router.get(
     "/jobs",
     summary="List jobs",
@@ -227,22 +248,19 @@ def list_jobs(
     context: Ctx,
     caller: JobsReader,
     state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
-    type: Annotated[str | None, Query(description="Only jobs of this type.")] = None,
+    type: Annotated[
+        Literal["quantize", "finetune"] | None, Query(description="Only jobs of this type.")
+    ] = None,
     model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
     after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page.")] = 50,
 ) -> Response:
     """Newest first, a page at a time."""
-    labels: dict[str, str] = {}
-    for name, value in http_request.query_params.items():
-        if name.startswith("label."):
-            labels[_label_key(name)] = value
-        elif name not in LIST_PARAMETERS:
-            raise ApiError(
-                "invalid_request",
-                f"{quoted(name)} is not a parameter; {did_you_mean(name[:80], LIST_PARAMETERS)}",
-                pointer=f"?{name[:80]}",
-            )
+    labels = {
+        _label_key(name): value
+        for name, value in http_request.query_params.items()
+        if name.startswith("label.")
+    }
     if len(labels) > LABEL_COUNT:
         raise ApiError(
             "invalid_request",

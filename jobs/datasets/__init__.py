@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select, update
 
-from jobs import quotas, schema
+from jobs import cursors, quotas, schema
 from jobs.artifacts import ArtifactStore
 from jobs.clock import from_now, now
 from jobs.errors import DatasetInUse, DatasetNotFound
@@ -73,10 +73,20 @@ def lock(connection: Connection, dataset_id: str, owner: str | None = None) -> D
     return _one(connection, dataset_id, owner, "shared")
 
 
-def list_all(connection: Connection, owner: str | None = None, limit: int = 1000) -> list[Dataset]:
-    """Newest first."""
-    query = select(_datasets).where(*_visible(owner)).order_by(_datasets.c.id.desc()).limit(limit)
-    return [_from_row(row) for row in connection.execute(query).mappings()]
+def list_page(
+    connection: Connection, owner: str | None = None, *, after: str | None = None, limit: int = 50
+) -> tuple[list[Dataset], str | None]:
+    """A page of datasets, newest first, and the cursor of the next page if there is one.
+
+    Raises `InvalidCursor`.
+    """
+    query = select(_datasets).where(*_visible(owner)).limit(limit + 1)
+    if after is not None:
+        query = query.where(_datasets.c.id < cursors.decode(after, "ds_"))
+    query = query.order_by(_datasets.c.id.desc())
+    found = [_from_row(row) for row in connection.execute(query).mappings()]
+    page = found[:limit]
+    return page, cursors.encode(page[-1].id) if len(found) > limit else None
 
 
 def delete(connection: Connection, dataset_id: str, owner: str | None = None) -> None:

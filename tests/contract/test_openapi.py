@@ -5,11 +5,13 @@ import re
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from api import openapi
 from api.app import create_app
 from api.problems import PROBLEMS
+from api.queries import parameters_of
 from apiq_core.config import QuantizeConfig
 from jobs.settings import Settings
 from tests.compose import ROOT
@@ -42,8 +44,13 @@ Operation = tuple[str, str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def current(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return openapi.dump(create_app(Settings(data_dir=tmp_path_factory.mktemp("data"))))
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    return create_app(Settings(data_dir=tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="module")
+def current(app: FastAPI) -> str:
+    return openapi.dump(app)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +84,16 @@ def test_every_operation_and_parameter_is_described(document: dict[str, Any]) ->
         for parameter in operation.get("parameters", []):
             if parameter["name"] != "path":
                 assert parameter.get("description"), f"{where}: {parameter['name']}"
+
+
+def test_queries_are_checked_for_the_parameters_that_are_documented(
+    app: FastAPI, document: dict[str, Any]
+) -> None:
+    for method, path, operation in operations(document):
+        scope = {"type": "http", "app": app, "method": method.upper(), "path": path}
+        known = parameters_of(scope)
+        documented = [x["name"] for x in operation.get("parameters", []) if x["in"] == "query"]
+        assert known is not None and sorted(known) == sorted(documented), f"{method} {path}"
 
 
 def test_every_error_is_a_problem_with_an_example(document: dict[str, Any]) -> None:

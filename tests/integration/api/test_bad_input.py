@@ -196,6 +196,27 @@ def test_several_errors_at_once(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "pointer", "says"),
+    [
+        ({"quantize": {"bits": 2}}, "#/quantize", "quantize is not a field; legal: hub_token"),
+        ({"finetune": 1}, "#/finetune", "finetune is not a field; legal: hub_token"),
+        ({"bits": 3}, "#/bits", "bits is not a field; legal: hub_token"),
+        ({"hub_tokn": "x"}, "#/hub_tokn", "did you mean `hub_token`?"),
+        ({"hub_token": "short"}, "#/hub_token", "hub_token is [secret]"),
+        ([], "#", "the body is of type list; legal: a JSON object"),
+    ],
+)
+def test_what_a_retry_cannot_be_sent(
+    service: Service, body: object, pointer: str, says: str
+) -> None:
+    job = service.submit()
+    answer = service.http.post(job["urls"]["retry"], json=body)
+    problem = service.refused(answer, 422, "invalid_request")
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    assert says in problem["detail"]
+
+
+@pytest.mark.parametrize(
     "content",
     [b"", b"{", b"{'model': 1}", b'{"model": "tiny", "bits": 2', b"\xff\xfe", b"[" * 100_000],
 )

@@ -1,7 +1,9 @@
 """A database that is away, locked or full in the middle of a request: say so, and come back."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,26 @@ def test_sqlite_is_locked_for_too_long(
         assert http.get("/jobs").status_code == 200  # readers do not wait for writers
         other.rollback()
         assert http.post("/jobs", json=JOB).status_code == 202
+
+
+@pytest.mark.column("embedded")
+def test_sqlite_is_read_while_many_writers_wait(
+    settings: Settings, database: Database, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.database, "LOCK_TIMEOUT_MS", 6000)
+    file, writers = settings.data_dir / "apiq.db", 30
+    with client_of(settings, tiny_model) as http, closing(sqlite3.connect(file)) as other:
+        job = http.post("/jobs", json=JOB).json()["urls"]["self"]
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(writers) as threads:
+            waiting = [threads.submit(http.post, f"{job}/cancel") for _ in range(writers)]
+            time.sleep(1)  # all of them have a connection, or wait for one
+            began = time.monotonic()
+            assert http.get(job).json()["state"] == "queued"
+            assert time.monotonic() - began < 2
+            assert not any(future.done() for future in waiting)
+            other.rollback()
+            assert {future.result().status_code for future in waiting} == {202}
 
 
 @pytest.mark.column("embedded")

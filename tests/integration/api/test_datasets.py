@@ -32,13 +32,31 @@ def test_upload_show_list_delete(service: Service, settings: Settings) -> None:
     assert dataset["sha256"] == hashlib.sha256(content).hexdigest()
     assert service.http.get(answer.headers["location"]).json() == dataset
     other = service.upload(b"other")
-    assert service.http.get("/datasets").json() == {"datasets": [other, dataset]}
+    assert service.http.get("/datasets").json() == {"datasets": [other, dataset], "next": None}
     assert service.http.delete(f"/datasets/{other['id']}").status_code == 204
-    assert service.http.get("/datasets").json() == {"datasets": [dataset]}
+    assert service.http.get("/datasets").json() == {"datasets": [dataset], "next": None}
     service.refused(service.http.get(f"/datasets/{other['id']}"), 404, "dataset_not_found")
     with service.context.database.begin() as connection:
         swept = maintenance.sweep(connection, service.context.settings)
     assert swept.deleted_datasets == [other["id"]]
+
+
+def test_a_list_comes_in_pages(service: Service) -> None:
+    made = [service.upload(b"text %d" % n) for n in range(5)][::-1]
+    seen: list[dict[str, object]] = []
+    query: dict[str, str | int] = {"limit": 2}
+    while True:
+        page = service.http.get("/datasets", params=query).json()
+        assert len(page["datasets"]) <= 2
+        seen += page["datasets"]
+        if page["next"] is None:
+            break
+        query["after"] = page["next"]
+    assert seen == made
+    for wrong in ("after=garbage", "after=am9iX3g", "limit=0", "limit=101"):
+        answer = service.http.get(f"/datasets?{wrong}")
+        problem = service.refused(answer, 422, "invalid_request")
+        assert [error["pointer"] for error in problem["errors"]] == [f"?{wrong.split('=')[0]}"]
 
 
 def test_the_worker_gets_the_same_bytes(service: Service, tmp_path: Path) -> None:
@@ -106,7 +124,7 @@ def test_refused(
     )
     problem = service.refused(answer, status, code)
     assert part in problem["detail"]
-    assert service.http.get("/datasets").json() == {"datasets": []}
+    assert service.http.get("/datasets").json()["datasets"] == []
     assert leftovers(service) == []
 
 

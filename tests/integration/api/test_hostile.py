@@ -191,6 +191,25 @@ class TestShapes:
     def test_names_of_its_own(self, live: Live, host: str) -> None:
         assert live.http.get("/jobs", headers={"host": host}).is_success
 
+    @pytest.mark.parametrize(
+        "origin",
+        ["https://evil.example", "null", "", "http://localhost.evil", "http://[::1", "file://"],
+    )
+    def test_pages_of_others(self, service: Service, origin: str) -> None:
+        headers = {"content-type": "text/plain", "origin": origin}  # asks for no preflight
+        answer = service.http.post("/datasets", content=b"some text", headers=headers)
+        problem = service.refused(answer, 403, "origin_not_allowed")
+        assert [error["pointer"] for error in problem["errors"]] == ["Origin:"]
+        assert service.http.get("/datasets").json()["datasets"] == []
+
+    @pytest.mark.parametrize(
+        "origin", ["http://localhost:8000", "http://[::1]", "https://127.0.0.1"]
+    )
+    def test_pages_of_its_own(self, service: Service, origin: str) -> None:
+        headers = {"content-type": "text/plain", "origin": origin}
+        answer = service.http.post("/datasets", content=b"some text", headers=headers)
+        assert answer.status_code == 201
+
 
 @pytest.mark.column("embedded")
 class TestSlowness:
@@ -342,6 +361,7 @@ class TestQueries:
         [
             ("model=%00", "?model"),
             ("type=a%00b", "?type"),
+            ("type=quantise", "?type"),
             ("label.x=%00", "?label.x"),
             ("label.%00=x", "?'label.\\x00'"),
             ('label.a"b=x', '?label.a"b'),
@@ -367,6 +387,25 @@ class TestQueries:
     )
     def test_that_find_nothing_wrong(self, service: Service, query: str) -> None:
         assert service.http.get(f"/jobs?{query}").json()["jobs"] == []
+
+    @pytest.mark.parametrize(
+        ("method", "path", "says"),
+        [
+            ("GET", f"/jobs/{NO_JOB}/events?limt=5", "'limt' is not a parameter; did you mean"),
+            ("GET", f"/jobs/{NO_JOB}?label.a=b", "'label.a' is not a parameter; legal: wait,"),
+            ("GET", f"/jobs/{NO_JOB}/artifacts/x?y=1", "'y' is not a parameter; legal: none"),
+            ("POST", "/jobs?dry_run=1", "'dry_run' is not a parameter; legal: none"),
+            ("HEAD", "/healthz?x=1", ""),
+        ],
+    )  # fmt: skip
+    def test_that_the_route_does_not_have(
+        self, service: Service, method: str, path: str, says: str
+    ) -> None:
+        answer = service.http.request(method, path)
+        assert answer.status_code == 422
+        if method != "HEAD":
+            problem = service.refused(answer, 422, "invalid_request")
+            assert says in problem["detail"]
 
     def test_a_parameter_twice_anywhere(self, service: Service) -> None:
         service.refused(service.http.get("/datasets/x?a=1&a=1"), 422, "invalid_request")
@@ -452,7 +491,13 @@ class TestMethods:
             assert answer.headers == got.headers
         file = service.http.head(urls["artifacts"] + "/a.bin")
         assert (file.status_code, file.headers["content-length"]) == (200, "10")
+        for range in ("bytes=0-3", "bytes=99-"):  # of GET alone
+            part = service.http.head(urls["artifacts"] + "/a.bin", headers={"range": range})
+            assert (part.status_code, part.headers["content-length"]) == (200, "10")
         assert service.http.head("/jobs/job_none").status_code == 404
+        counted = 'method="HEAD",route="/jobs/{job_id}",status="404"'
+        figures = service.http.get("/metrics").text
+        assert f"apiq_http_requests_total{{{counted}}} 1.0" in figures
 
     def test_head_of_a_stream_ends(self, live: Live) -> None:
         job = live.submit()

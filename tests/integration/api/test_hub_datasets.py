@@ -43,7 +43,7 @@ def fetch(service: Service, **fields: Any) -> Any:
 
 
 def nothing_was_kept(service: Service) -> None:
-    assert service.http.get("/datasets").json() == {"datasets": []}
+    assert service.http.get("/datasets").json()["datasets"] == []
     assert leftovers(service) == []
 
 
@@ -228,6 +228,7 @@ def test_a_gated_one(service: Service, hub: Hub) -> None:
         ({"hub": "../x"}, "invalid_request", "#/hub", "not a dataset of the hub"),
         ({"hub": 3}, "invalid_request", "#/hub", "hub is 3"),
         ({"split": "a/b"}, "invalid_request", "#/split", "Which of its splits"),
+        ({"quantize": 1}, "invalid_request", "#/quantize", "quantize is not a field"),
         ({"splits": "a"}, "invalid_request", "#/splits", "did you mean `split`?"),
         ({"hub_token": "short"}, "invalid_request", "#/hub_token", "hub_token is [secret]"),
     ],

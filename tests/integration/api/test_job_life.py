@@ -362,7 +362,7 @@ class TestQuotas:
 
 class TestUnconfirmedUploads:
     def hidden(self, service: Service) -> None:
-        assert service.http.get("/datasets").json() == {"datasets": []}
+        assert service.http.get("/datasets").json()["datasets"] == []
 
     def count(self, service: Service) -> int:
         with service.context.database.read() as connection:

@@ -1,5 +1,6 @@
 """Submit, show, list, cancel: the records behind them are real."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from jobs import hub as hub_module
 from jobs.settings import Settings
 from tests.integration.api.hub_server import Hub
 from tests.integration.api.support import Service, drop_the_tables, place_model
@@ -168,6 +170,28 @@ class TestAtOnce:
         ]
         listed = {job["id"] for job in service.http.get("/jobs").json()["jobs"]}
         assert listed == {answer.json()["id"] for answer in good} and len(listed) == 8
+
+    @pytest.mark.column("embedded")
+    def test_a_silent_hub_holds_up_only_who_asks_it(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, go_on = threading.Semaphore(0), threading.Event()
+
+        def silence(repository: str, *, timeout_s: float) -> bool:
+            asked.release()
+            assert go_on.wait(30)
+            return False
+
+        monkeypatch.setattr(hub_module, "dataset_exists", silence)
+        with ThreadPoolExecutor(50) as threads:
+            waiting = [threads.submit(service.submit, seed=n) for n in range(50)]
+            assert asked.acquire(timeout=10)
+            job = service.submit(calibration={"source": "builtin"})
+            assert [x["id"] for x in service.http.get("/jobs").json()["jobs"]] == [job["id"]]
+            go_on.set()
+            seeds = [future.result()["input"]["seed"] for future in waiting]
+        assert seeds == list(range(50))
+        assert not asked.acquire(blocking=False)  # one question for all
 
 
 class TestCancel:

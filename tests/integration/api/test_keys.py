@@ -202,6 +202,18 @@ def test_several_keys_of_an_owner_and_admins(service: Service, walk: Walk, new_k
         assert [job["id"] for job in answer.json()["jobs"]] == [job_id]
 
 
+def test_only_admins_are_told_where_everything_is(service: Service, new_key: NewKey) -> None:
+    shown = {
+        key: service.http.get("/readyz", headers={"authorization": f"Bearer {key}"})
+        for key in ("apiq_none", new_key("ada"), new_key("root", Scope.ADMIN))
+    }
+    answers = [service.http.get("/readyz"), *shown.values()]
+    assert [answer.json()["status"] for answer in answers] == ["ready"] * 4
+    uses = [answer.json()["uses"] for answer in answers]
+    assert uses[:3] == [{}] * 3
+    assert uses[3]["artifacts"] == service.context.settings.artifacts_url
+
+
 def test_a_server_without_secret_key_has_no_owners(
     service: Service, walk: Walk, settings: Settings
 ) -> None:

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,16 +30,43 @@ def test_ready_says_what_it_uses(service: Service, settings: Settings) -> None:
 def test_not_ready_without_tables(service: Service) -> None:
     drop_the_tables(service)
     problem = service.refused(service.http.get("/readyz"), 503, "not_ready")
-    assert "the database: " in problem["detail"] and "jobs" in problem["detail"]
+    assert problem["detail"].startswith("the database does not answer, or has no tables;")
     assert service.http.get("/healthz").status_code == 200
 
 
 @pytest.mark.column("embedded")
-def test_not_ready_without_a_directory(service: Service, settings: Settings) -> None:
-    (settings.data_dir / "artifacts").rmdir() if (settings.data_dir / "artifacts").exists() else 0
+def test_not_ready_without_a_directory(
+    service: Service, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     (settings.data_dir / "artifacts").write_text("a file where a directory should be")
-    problem = service.refused(service.http.get("/readyz"), 503, "not_ready")
-    assert "artifact store" in problem["detail"]
+    answer = service.http.get("/readyz")
+    problem = service.refused(answer, 503, "not_ready")
+    assert problem["detail"].startswith("the artifact store takes no writes;")
+    assert str(settings.data_dir) not in answer.text
+    log = capsys.readouterr().out
+    assert "not_ready" in log and str(settings.data_dir) in log
+
+
+@pytest.mark.column("embedded")
+def test_a_store_that_hangs_holds_one_thread(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, go_on = threading.Semaphore(0), threading.Event()
+
+    def hang() -> None:
+        answers.release()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(service.context.store, "check", hang)
+    with ThreadPoolExecutor(60) as pool:
+        asked = [pool.submit(service.http.get, "/readyz") for _ in range(60)]
+        assert answers.acquire(timeout=10)
+        assert service.http.post("/jobs", json={"model": "tiny", "bits": 2}).status_code == 202
+        go_on.set()
+        assert {future.result().status_code for future in asked} == {200}
+    assert not answers.acquire(blocking=False)  # one check for all, and for those right after
+    assert service.http.get("/readyz").is_success
+    assert not answers.acquire(blocking=False)
 
 
 def test_secrets_of_addresses_are_not_shown() -> None:

@@ -184,6 +184,12 @@ class TestDatasets:
         client.delete_dataset(dataset.id)
         assert dataset not in client.datasets()
 
+    def test_the_list_is_of_all_pages(self, client: Client, tmp_path: Path) -> None:
+        file = tmp_path / "text.txt"
+        file.write_text("some text")
+        made = [client.upload_dataset(file, name=str(n)) for n in range(101)]  # a page has 100
+        assert client.datasets()[:101] == made[::-1]
+
     @pytest.mark.parametrize("suffix", [".jsonl", ".NDJSON"])
     def test_rows(self, client: Client, tmp_path: Path, suffix: str) -> None:
         file = tmp_path / f"rows{suffix}"

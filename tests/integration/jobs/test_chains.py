@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ SHA = "5" * 64
 FILES = [Artifact(MANIFEST, 1, SHA, "application/json", "jobs/j/attempts/1/manifest.json")]
 ERROR = {"code": "it_broke", "message": "it broke", "fault": "infra", "retryable": True}
 
+NUMBERS = count()  # of datasets
+
 
 @pytest.fixture(autouse=True)
 def model(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -40,7 +43,7 @@ def order(database: Database, settings: Settings, owner: str = "", **fields: Any
     """Of a chain, on a dataset of that owner."""
     with database.begin() as connection:
         moment = connection.execute(now().select()).scalar_one()
-        name = f"ds_{len(datasets.list_all(connection)):032}"
+        name = f"ds_{next(NUMBERS):032}"
         dataset = Dataset(name, owner, None, "text", 9, 9, None, None, SHA, moment)
         datasets.reserve(connection, dataset, settings)
         datasets.confirm(connection, dataset)

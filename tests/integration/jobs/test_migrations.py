@@ -93,7 +93,7 @@ def test_a_text_survives_the_way_down_and_up(database: Database, settings: Setti
     assert "rows" not in before and before["id"] == text.id
     upgrade(settings.database_url)
     with database.read() as connection:
-        assert datasets.list_all(connection) == [text]
+        assert datasets.list_page(connection) == ([text], None)
 
 
 def test_there_is_no_way_down_for_rows(database: Database, settings: Settings) -> None:
@@ -104,7 +104,7 @@ def test_there_is_no_way_down_for_rows(database: Database, settings: Settings) -
     with pytest.raises(IntegrityError, match="ck_datasets_kind"):
         downgrade(settings.database_url, "0003")
     with database.read() as connection:
-        assert datasets.list_all(connection) == [rows]
+        assert datasets.list_page(connection) == ([rows], None)
 
 
 def dataset(kind: str, *, rows: int | None, duplicates: int | None) -> Dataset:
