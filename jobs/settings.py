@@ -110,7 +110,10 @@ class Settings(BaseSettings):
         None, gt=0, description="Ended jobs are deleted at this age. Default: never."
     )
     retry_backoff_s: float = Field(
-        5.0, ge=0, description="Pause after the first loss; doubles with each, up to 5 minutes."
+        5.0,
+        ge=0,
+        description="Pause of the job, and of the worker, after the first loss; doubles with each, "
+        "up to 5 minutes. A job waits 60 times as long for a hub, a store or a database.",
     )
 
     @model_validator(mode="before")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from apiq_core.errors import Stopped
+from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from jobs import finetunes, models, texts
 from jobs.artifacts import open_store
@@ -27,7 +27,13 @@ PROGRESS_INTERVAL_S = 1.0
 def work(link: Link) -> dict[str, Any]:
     """Whatever the job is; the result is told to the supervisor."""
     kinds = {"quantize": quantize_job, "finetune": finetune_job}
-    return kinds[link.spec.input["type"]](link)
+    try:
+        return kinds[link.spec.input["type"]](link)
+    except UserError as error:
+        if error.code != "illegal_device":
+            raise
+        # the core's user is here the worker: another host may have what `APIQ_DEVICE` names
+        raise InfraError(error.code, error.message, value=error.value) from None
 
 
 def quantize_job(link: Link) -> dict[str, Any]:

@@ -14,14 +14,22 @@ def run_until_idle(worker: Worker) -> None:
     """Run jobs one after the other while there are any and the worker is not to end.
 
     Whatever happens to a job ends that job's attempt, never the worker: an attempt that could
-    not even write its end is taken back by a sweeper when its lease lapses.
+    not even write its end is taken back by a sweeper when its lease lapses. A worker pauses as a
+    job does: where every attempt fails at once, as without the GPU, it would lose the whole queue.
     """
+    losses = 0  # in a row
     while not worker.drain.is_set() and (job := _claim(worker)) is not None:
         log.info("attempt_started", job=job.id, attempt=job.attempt)
         try:
-            supervise(worker, job)
+            was_well = supervise(worker, job)
         except Exception:
             log.exception("attempt_broke", job=job.id, attempt=job.attempt)
+            was_well = False
+        losses = 0 if was_well else losses + 1
+        if losses:
+            pause_s = leases.backoff_s(losses, worker.settings)
+            log.warning("worker_pauses", losses=losses, seconds=pause_s)
+            worker.drain.wait(pause_s)
 
 
 def _claim(worker: Worker) -> Job | None:

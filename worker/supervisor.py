@@ -49,8 +49,8 @@ log = structlog.get_logger(__name__)
 End = Callable[[Connection], Job]  # writes the end of the attempt
 
 
-def supervise(worker: Worker, job: Job) -> None:
-    """Run a claimed job's attempt to its end, whatever that is."""
+def supervise(worker: Worker, job: Job) -> bool:
+    """Run a claimed job's attempt to its end, whatever that is; false if the machines failed it."""
     scratch_dir = worker.settings.scratch_dir / f"{job.id}.{job.attempt}"
     logger = log.bind(job=job.id, attempt=job.attempt)
     try:
@@ -63,9 +63,11 @@ def supervise(worker: Worker, job: Job) -> None:
             clear(worker, job)
         elif job.state == State.QUEUED:
             doorbell.ring(worker.settings, job)
+        return not attempt.was_lost
     except LeaseLost:
         logger.warning("lease_lost")
         _discard_own(worker, job)
+        return True
     finally:
         shutil.rmtree(scratch_dir, ignore_errors=True)
 
@@ -85,6 +87,7 @@ class _Attempt:
         key = log_key(job.id, job.attempt)
         self.log = ChildLog(scratch_dir / "child.log", worker.store, key)
         self.killed = False  # by us, because it did not stop when asked to
+        self.was_lost = False  # the machines failed it
 
     def run(self) -> Job:
         """Run the child and write the end; raises `LeaseLost`."""
@@ -186,6 +189,7 @@ class _Attempt:
         return lambda c: leases.publish(c, self.job.id, self.job.attempt, files, metrics)
 
     def _lose(self, error: dict[str, Any]) -> End:
+        self.was_lost = True
         told = plain(error)  # it may quote what the child printed
         return lambda c: leases.lose(c, self.job, told, self.worker.settings)
 
