@@ -133,6 +133,7 @@ def test_the_users_fault_is_not_tried_again(house: House, worker: Worker) -> Non
         ("disk_full", "disk_full"),
         ("disk_quota", "disk_full"),
         ("infra_error", "hub_unreachable"),
+        ("store_away", "store_unavailable"),
     ],
 )
 def test_what_the_machine_lacks_is_said(house: House, worker: Worker, how: str, code: str) -> None:
