@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
 
 from jobs import addresses
 
@@ -124,9 +125,9 @@ class Settings(BaseSettings):
         return values | {
             "data_dir": data_dir,
             "models_dir": models_dir,
-            "database_url": values.get("database_url") or f"sqlite:///{data_dir / 'apiq.db'}",
+            "database_url": values.get("database_url") or _sqlite(data_dir / "apiq.db"),
             "broker_url": values.get("broker_url") or "filesystem://",
-            "artifacts_url": values.get("artifacts_url") or f"file://{data_dir / 'artifacts'}",
+            "artifacts_url": values.get("artifacts_url") or (data_dir / "artifacts").as_uri(),
         }
 
     @model_validator(mode="after")
@@ -164,6 +165,11 @@ class Settings(BaseSettings):
     def broker_dir(self) -> Path:
         """Where the file broker keeps its messages."""
         return self.data_dir / "broker"
+
+
+def _sqlite(file: Path) -> str:
+    """Its URL, in which `?` and `#` of a path mean nothing else."""
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 class SettingsError(ValueError):
