@@ -104,8 +104,12 @@ def _accept_each(
     connection: Connection, orders: Sequence[Order], settings: Settings
 ) -> list[Job | Exception]:
     """Usually none fails, so each is tried alone only where one did."""
-    with suppress(Exception), connection.begin_nested():
-        return [*_accept(connection, orders, settings)]
+    try:
+        with connection.begin_nested():
+            return [*_accept(connection, orders, settings)]
+    except Exception:
+        if connection.invalidated:  # the server is gone, and the whole transaction with it
+            raise
     return [_accept_alone(connection, order, settings) for order in orders]
 
 
@@ -117,6 +121,8 @@ def _accept_alone(connection: Connection, order: Order, settings: Settings) -> J
         # the same request, at the same moment, may have been faster
         return _earlier(connection, order) or error
     except Exception as error:
+        if connection.invalidated:
+            raise
         return error
 
 
