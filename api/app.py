@@ -19,7 +19,6 @@ from api.limits import BodyLimit, BodyTimeout
 from api.queries import CheckQuery
 from jobs.artifacts import open_store
 from jobs.database import Database
-from jobs.datasets.upload import prune_uploads
 from jobs.settings import Settings
 
 FEATURES = (jobs, events, logs, artifacts, datasets, health, metrics)
@@ -31,7 +30,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        prune_uploads(settings)
         expiry = Expiry(context.database, settings)
         expiry.start()
         context.bell.start()

@@ -1,4 +1,5 @@
-"""Jobs that waited too long for a worker fail, also where there is no worker to see to it."""
+"""Jobs that waited too long for a worker fail, also where there is no worker to see to it; and
+what killed uploads left behind goes."""
 
 import threading
 
@@ -6,6 +7,7 @@ import structlog
 
 from jobs import maintenance
 from jobs.database import Database
+from jobs.datasets.upload import prune_uploads
 from jobs.settings import Settings
 
 STOP_WITHIN_S = 2.0
@@ -18,7 +20,7 @@ class Expiry:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._interval_s = settings.sweep_interval_s
+        self._settings = settings
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="expiry", daemon=True)
 
@@ -31,7 +33,8 @@ class Expiry:
         self._thread.join(STOP_WITHIN_S)
 
     def _run(self) -> None:
-        while not self._end.wait(self._interval_s):
+        while not self._end.wait(self._settings.sweep_interval_s):
+            prune_uploads(self._settings)
             try:
                 with self._database.begin() as connection:
                     expired = maintenance.expire_waiting(connection)

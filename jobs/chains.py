@@ -8,14 +8,14 @@ the base first.
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, select
+from sqlalchemy import Connection, select
 
 from jobs.artifacts import MANIFEST
 from jobs.clock import NEVER, from_now
 from jobs.job import Job
 from jobs.rows import change, job_from_row
 from jobs.schema import artifacts, jobs
-from jobs.states import TERMINAL, State
+from jobs.states import State
 
 
 def settle(connection: Connection, base: Job) -> None:
@@ -33,14 +33,6 @@ def settle(connection: Connection, base: Job) -> None:
                 events=[("failed", {"error": error})],
                 values={"error": error},
             )
-
-
-def base_has_ended() -> ColumnElement[bool]:
-    """Of a job that waits: for nothing any more."""
-    base = jobs.alias()
-    # for each row by its key; joined, PostgreSQL might read the whole table for a few that wait
-    state = select(base.c.state).where(base.c.id == jobs.c.waits_for).scalar_subquery()
-    return and_(jobs.c.waits_for.is_not(None), state.in_(TERMINAL))
 
 
 def pinned_of(connection: Connection, base: Job) -> dict[str, Any]:

@@ -34,17 +34,30 @@ def record(
     Blocks from this one on that are noted already go: an attempt that had to start over does not
     continue with what it replaced.
     """
-    drop(connection, job_id, attempt, block)
-    values = {"job_id": job_id, "block": block, "attempt": attempt, "key": key} | vars(stored)
-    connection.execute(insert(checkpoints).values(values))
+    _note(connection, job_id, attempt, block, key, stored, instead_of=block)
 
 
 def replace(
     connection: Connection, job_id: str, attempt: int, step: int, key: str, stored: Stored
 ) -> None:
     """Note the state behind a step, in place of what was noted before. Raises `LeaseLost`."""
-    drop(connection, job_id, attempt, 0)
-    record(connection, job_id, attempt, step, key, stored)
+    _note(connection, job_id, attempt, step, key, stored, instead_of=0)
+
+
+def _note(
+    connection: Connection,
+    job_id: str,
+    attempt: int,
+    block: int,
+    key: str,
+    stored: Stored,
+    *,
+    instead_of: int,
+) -> None:
+    """In place of what there is from `instead_of` on."""
+    drop(connection, job_id, attempt, instead_of)
+    values = {"job_id": job_id, "block": block, "attempt": attempt, "key": key} | vars(stored)
+    connection.execute(insert(checkpoints).values(values))
 
 
 def drop(connection: Connection, job_id: str, attempt: int, block: int) -> None:

@@ -23,7 +23,7 @@ from jobs.settings import Settings
 RING = "apiq.ring"  # the name of the task
 REDIS = ("redis://", "rediss://")
 TIMEOUT_S = 2.0
-MAX_WAITING = 10  # rings of one queue that are not sent yet
+MAX_WAITING = 10  # rings of one queue: that are not sent yet, and in the broker
 PAUSE_S = 0.02  # between two rings
 
 log = structlog.get_logger(__name__)
@@ -40,9 +40,14 @@ def ring(settings: Settings, job: Job) -> None:
 
 
 def ring_queue(settings: Settings, queue: str) -> None:
-    """Wake a worker of a queue, as `ring` does."""
+    """Wake a worker of a queue, as `ring` does. Where many rings wait, as while every worker is
+    busy or none is there, one more would wake nobody: they must not pile up."""
     try:
-        app(settings).send_task(RING, queue=queue, retry=False)
+        celery = app(settings)
+        with celery.producer_or_acquire() as producer:
+            declared = celery.amqp.queues[queue](producer.channel).queue_declare()
+            if declared.message_count < MAX_WAITING:
+                celery.send_task(RING, queue=queue, retry=False, producer=producer)
     except Exception as error:  # whatever a broker's client raises: the sweeper rings later
         log.warning("doorbell_failed", queue=queue, error=repr(error))
 

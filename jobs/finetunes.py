@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -10,7 +9,7 @@ from apiq_core.config import PER_CHANNEL, QuantizeConfig
 from apiq_core.errors import ApiQError, UserError
 from apiq_core.finetune.config import OF_A_NEW_ADAPTER
 from apiq_core.inspect import ModelFacts
-from jobs import chains, datasets, models, repository
+from jobs import datasets, models, repository
 from jobs.errors import DatasetNotFound, JobNotFound
 from jobs.job import Job
 from jobs.requests import WIDTH, FinetuneRequest, QuantizeRequest
@@ -130,14 +129,6 @@ def check_is_quantize(job: Job) -> None:
             value=job.id,
             legal="a quantize job of GET /jobs?type=quantize",
         )
-
-
-def pinned_of(connection: Connection, base: Job) -> dict[str, Any]:
-    """What the input says of a base; of one that has not ended only what is known by now."""
-    pinned: dict[str, Any] = {"model": base.input["model"]}
-    if base.state == State.SUCCEEDED:
-        pinned |= chains.pinned_of(connection, base)
-    return pinned
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from apiq_core.errors import UserError
 from apiq_core.inspect import ModelFacts
 from apiq_core.resolve import resolve
 from apiq_core.too_little_text import too_little_text
-from jobs import datasets, finetunes, models, quotas, repository, secrets, texts
+from jobs import chains, datasets, finetunes, models, quotas, repository, secrets, texts
 from jobs.database import Database
 from jobs.errors import (
     DatasetNotFound,
@@ -104,8 +103,12 @@ def _accept_each(
     connection: Connection, orders: Sequence[Order], settings: Settings
 ) -> list[Job | Exception]:
     """Usually none fails, so each is tried alone only where one did."""
-    with suppress(Exception), connection.begin_nested():
-        return [*_accept(connection, orders, settings)]
+    try:
+        with connection.begin_nested():
+            return [*_accept(connection, orders, settings)]
+    except Exception:
+        if connection.invalidated:  # the server is gone, and the whole transaction with it
+            raise
     return [_accept_alone(connection, order, settings) for order in orders]
 
 
@@ -117,6 +120,8 @@ def _accept_alone(connection: Connection, order: Order, settings: Settings) -> J
         # the same request, at the same moment, may have been faster
         return _earlier(connection, order) or error
     except Exception as error:
+        if connection.invalidated:
+            raise
         return error
 
 
@@ -296,8 +301,11 @@ def _check_inputs(connection: Connection, order: Order) -> Order:
         pinned["model"] = order.base.request.model
     elif request.base_job is not None:
         base = finetunes.lock_base(connection, request, request.base_job, order.owner)
-        pinned |= finetunes.pinned_of(connection, base)
-        waits_for = None if base.is_terminal else base.id
+        pinned["model"] = base.input["model"]
+        if base.is_terminal:
+            pinned |= chains.pinned_of(connection, base)
+        else:  # which pins it when it has ended
+            waits_for = base.id
     return replace(order, pinned=pinned, waits_for=waits_for)
 
 

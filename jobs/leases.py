@@ -22,6 +22,11 @@ from jobs.settings import Settings
 from jobs.states import HELD, State
 
 MAX_BACKOFF_S = 300.0
+MAX_DOUBLINGS = 10
+# what is away says nothing against the job, and stays away for minutes: with the default settings
+# the longest pause at once, so that 10 minutes end no job
+OUTAGE_FACTOR = 60.0
+OUTAGES = ("hub_unreachable", "store_unavailable", "database_unavailable")
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,16 @@ def lose(connection: Connection, job: Job, error: Mapping[str, Any], settings: S
         return _end(
             connection, job.id, job.attempt, State.FAILED, events, counted | {"error": final}
         )
-    pause_s = min(settings.retry_backoff_s * 2 ** (losses - 1), MAX_BACKOFF_S)
+    pause_s = backoff_s(losses, settings, is_outage=error["code"] in OUTAGES)
     data = {"error": dict(error), "block": block, "losses": losses, "pause_seconds": pause_s}
     values = counted | {"run_after": from_now(pause_s)}
     return _end(connection, job.id, job.attempt, State.QUEUED, [("retrying", data)], values)
+
+
+def backoff_s(losses: int, settings: Settings, *, is_outage: bool = False) -> float:
+    """The pause after so many losses in a row, in seconds."""
+    factor = OUTAGE_FACTOR if is_outage else 2.0 ** min(losses - 1, MAX_DOUBLINGS)
+    return min(settings.retry_backoff_s * factor, MAX_BACKOFF_S)
 
 
 def _where_it_was(connection: Connection, job_id: str) -> tuple[int, str | None]:

@@ -75,9 +75,8 @@ def sweep(connection: Connection, settings: Settings) -> Swept:
     goes_on = jobs.c.state != State.CANCELLING
     for job in _pick(connection, jobs.c.expires_at < _once(now()), goes_on):
         taken_back.append(_expire(connection, job))
-    _settle_missed(connection)
     if settings.retention_days is not None:
-        oldest = from_now(-settings.retention_days * DAY_S)
+        oldest = _once(from_now(-settings.retention_days * DAY_S))
         for job in _pick(connection, jobs.c.finished_at < oldest, jobs.c.deleted_at.is_(None)):
             with suppress(JobInUse), connection.begin_nested():
                 repository.delete(connection, job.id)
@@ -97,8 +96,9 @@ def sweep(connection: Connection, settings: Settings) -> Swept:
 
 def expire_waiting(connection: Connection) -> list[Job]:
     """End jobs that no worker ever took up in time: the part of a sweep that needs no store."""
-    waiting = (jobs.c.state == State.QUEUED, jobs.c.attempt == 0)
-    overdue = _pick(connection, jobs.c.expires_at < now(), *waiting)
+    # who has a limit has not ended, and without an attempt waits; of the state SQLite knows an
+    # index that it would rather read
+    overdue = _pick(connection, jobs.c.expires_at < _once(now()), jobs.c.attempt == 0)
     return [_expire(connection, job) for job in overdue]
 
 
@@ -151,14 +151,6 @@ def _expire(connection: Connection, job: Job) -> Job:
     assert ended is not None  # this transaction has locked the row
     chains.settle(connection, ended)
     return ended
-
-
-def _settle_missed(connection: Connection) -> None:
-    """Whoever ends a job settles it, but for a worker of a version that knew nothing of chains."""
-    missed = _pick(connection, chains.base_has_ended())
-    bases = select(jobs).where(jobs.c.id.in_({job.waits_for for job in missed}))
-    for row in connection.execute(bases).all() if missed else ():
-        chains.settle(connection, job_from_row(row))
 
 
 def _to_ring(connection: Connection, settings: Settings) -> list[Job]:

@@ -133,8 +133,9 @@ def get(connection: Connection, job_id: str, owner: str | None = None) -> Job:
 
 
 def lock(connection: Connection, job_id: str, owner: str | None = None) -> Job:
-    """As `get`, and nobody ends or deletes it before this transaction ends."""
-    query = select(jobs).where(jobs.c.id == job_id, *_visible(owner)).with_for_update()
+    """As `get`, and nobody ends or deletes it before this transaction ends. Others may lock it
+    too."""
+    query = select(jobs).where(jobs.c.id == job_id, *_visible(owner)).with_for_update(read=True)
     row = connection.execute(query).one_or_none()
     if row is None:
         raise _not_found(job_id)

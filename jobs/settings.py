@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
 
 from jobs import addresses
 
@@ -110,7 +111,10 @@ class Settings(BaseSettings):
         None, gt=0, description="Ended jobs are deleted at this age. Default: never."
     )
     retry_backoff_s: float = Field(
-        5.0, ge=0, description="Pause after the first loss; doubles with each, up to 5 minutes."
+        5.0,
+        ge=0,
+        description="Pause of the job, and of the worker, after the first loss; doubles with each, "
+        "up to 5 minutes. A job waits 60 times as long for a hub, a store or a database.",
     )
 
     @model_validator(mode="before")
@@ -121,9 +125,9 @@ class Settings(BaseSettings):
         return values | {
             "data_dir": data_dir,
             "models_dir": models_dir,
-            "database_url": values.get("database_url") or f"sqlite:///{data_dir / 'apiq.db'}",
+            "database_url": values.get("database_url") or _sqlite(data_dir / "apiq.db"),
             "broker_url": values.get("broker_url") or "filesystem://",
-            "artifacts_url": values.get("artifacts_url") or f"file://{data_dir / 'artifacts'}",
+            "artifacts_url": values.get("artifacts_url") or (data_dir / "artifacts").as_uri(),
         }
 
     @model_validator(mode="after")
@@ -161,6 +165,11 @@ class Settings(BaseSettings):
     def broker_dir(self) -> Path:
         """Where the file broker keeps its messages."""
         return self.data_dir / "broker"
+
+
+def _sqlite(file: Path) -> str:
+    """Its URL, in which `?` and `#` of a path mean nothing else."""
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 class SettingsError(ValueError):

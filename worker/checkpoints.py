@@ -8,24 +8,27 @@ put where the child looks.
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import stamina
 import structlog
 
 from apiq_core.layout import block_file, training_checkpoint
 from jobs import checkpoints
-from jobs.artifacts import ArtifactStore, block_key, blocks_prefix
+from jobs.artifacts import ArtifactStore, Stored, block_key, blocks_prefix
 from jobs.checkpoints import Checkpoint
 from jobs.errors import ObjectNotFound
 from jobs.job import Job
+from worker import patience
+from worker.aside import aside
 from worker.context import Worker
 from worker.journal import Journal
 from worker.logs import redact
 from worker.wire import FULL_DISK, Message
 
-PATIENCE_S = 120.0  # with a store that is away, before a block is given up
 RETRY_PAUSE_S = 5.0  # before a block that could not be stored is tried again
 
 log = structlog.get_logger(__name__)
@@ -47,6 +50,8 @@ class Checkpoints:
         self._waiting: list[int] = []  # told by the child, not stored yet
         self._latest_key: str | None = None
         self._not_before = 0.0
+        self._storing: tuple[int, Future[Stored]] | None = None  # a block on its way
+        self._deleting: Future[None] | None = None
 
     def restore(self, check: Callable[[], None]) -> None:
         """Bring what earlier attempts finished to where the child looks.
@@ -55,8 +60,7 @@ class Checkpoints:
         `check` is called before each try and may raise. Raises `LeaseLost`, and `OSError` if the
         disk here is full.
         """
-        with self._worker.database.read() as connection:
-            found = checkpoints.of_job(connection, self._job.id)
+        found = patience.with_database(self._noted, self._worker.settings)
         if found:
             self._journal.enter("downloading")
             self._journal.flush(now=True)
@@ -68,7 +72,7 @@ class Checkpoints:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 for attempt in stamina.retry_context(
-                    on=_may_pass, attempts=None, timeout=PATIENCE_S
+                    on=_may_pass, attempts=None, timeout=patience.PATIENCE_S
                 ):
                     with attempt:
                         check()
@@ -79,6 +83,10 @@ class Checkpoints:
                     raise
                 self._give_up(checkpoint.block, error)
                 return
+
+    def _noted(self) -> list[Checkpoint]:
+        with self._worker.database.read() as connection:
+            return checkpoints.of_job(connection, self._job.id)
 
     def take(self, messages: Sequence[Message]) -> None:
         """Hear what the child tells of its blocks or steps. Raises `LeaseLost`."""
@@ -91,27 +99,47 @@ class Checkpoints:
                 case {"type": "warning", "data": {"code": "checkpoint_discarded", "block": block}}:
                     self._drop(block)
 
-    def store(self, *, now: bool = False) -> None:
-        """Store the blocks that wait, in their order. Raises `LeaseLost`.
+    def store(self, *, within_s: float = 0.0) -> None:
+        """Store the blocks that wait, in their order; the caller waits at most `within_s`.
 
-        One that cannot be stored waits for another time: until then the job is only less safe.
+        Raises `LeaseLost`. A store may hang, so it is asked aside. A block that cannot be stored
+        waits for another time: until then the job is only less safe.
         """
-        if not now and time.monotonic() < self._not_before:
-            return
-        while self._waiting and self._store(self._waiting[0]):
-            del self._waiting[0]
-        if self._waiting:
-            self._not_before = time.monotonic() + RETRY_PAUSE_S
+        deadline = time.monotonic() + within_s
+        while self._waiting and (within_s or time.monotonic() >= self._not_before):
+            if self._storing is None:
+                block = self._waiting[0]
+                path = self._file(block)
+                if not path.exists():  # it is packed up: there is nothing to resume any more
+                    del self._waiting[0]
+                    continue
+                self._storing = (
+                    block,
+                    aside(partial(self._worker.store.put_file, self._key(block), path)),
+                )
+            block, stored = self._storing
+            wait([stored], max(0.0, deadline - time.monotonic()))
+            if not stored.done():
+                return
+            self._storing = None
+            if not self._note(block, stored):
+                self._not_before = time.monotonic() + RETRY_PAUSE_S
+                return
+            self._waiting = [waiting for waiting in self._waiting if waiting != block]
 
-    def _store(self, block: int) -> bool:
-        """Store one block and note it, together with what the child told so far."""
-        job = self._job
-        path = self._file(block)
-        key = block_key(job.id, job.attempt, block)
-        if not path.exists():  # it is packed up already: there is nothing to resume any more
-            return True
+    def under_way(self) -> list[Future[Any]]:
+        """What the store was asked for and has not done."""
+        storing = None if self._storing is None else self._storing[1]
+        return [asked for asked in (storing, self._deleting) if asked is not None]
+
+    def _key(self, block: int) -> str:
+        return block_key(self._job.id, self._job.attempt, block)
+
+    def _note(self, block: int, storing: Future[Stored]) -> bool:
+        """Note a block once it is stored, together with what the child told so far."""
+        job, key = self._job, self._key(block)
         try:
-            stored = self._worker.store.put_file(key, path)
+            stored = storing.result()
         except OSError as error:
             log.warning("checkpoint_delayed", job=job.id, block=block, error=redact(repr(error)))
             return False
@@ -127,9 +155,8 @@ class Checkpoints:
     def _forget_earlier(self, key: str) -> None:
         """Delete the object before `key`; what fails goes when the job ends."""
         earlier, self._latest_key = self._latest_key, key
-        if earlier not in (None, key):
-            with suppress(OSError):
-                self._worker.store.delete_prefix(earlier)
+        if earlier is not None and earlier != key:
+            self._deleting = aside(partial(self._worker.store.delete_prefix, earlier))
 
     def _file(self, block: int) -> Path:
         return (

@@ -7,18 +7,19 @@ import hashlib
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-from apiq_core.errors import Stopped
+from apiq_core.errors import InfraError, UserError
 from apiq_core.events import Event
 from jobs import finetunes, models, texts
 from jobs.artifacts import open_store
 from jobs.requests import FinetuneRequest, QuantizeRequest
 from jobs.settings import Settings
-from worker import bases
+from worker import bases, patience
 from worker.wire import Link, Spec, serve
 
 PROGRESS_INTERVAL_S = 1.0
@@ -27,7 +28,13 @@ PROGRESS_INTERVAL_S = 1.0
 def work(link: Link) -> dict[str, Any]:
     """Whatever the job is; the result is told to the supervisor."""
     kinds = {"quantize": quantize_job, "finetune": finetune_job}
-    return kinds[link.spec.input["type"]](link)
+    try:
+        return kinds[link.spec.input["type"]](link)
+    except UserError as error:
+        if error.code != "illegal_device":
+            raise
+        # the core's user is here the worker: another host may have what `APIQ_DEVICE` names
+        raise InfraError(error.code, error.message, value=error.value) from None
 
 
 def quantize_job(link: Link) -> dict[str, Any]:
@@ -41,7 +48,8 @@ def quantize_job(link: Link) -> dict[str, Any]:
     link.on_event(Event("phase", {"phase": "downloading"}))
     located = models.locate(request.model, request.revision, settings, _token(spec))
     model_dir = models.fetch(located, scratch_dir / "source", Download(link).on_bytes)
-    found = texts.fetch_texts(config, scratch_dir / "texts", open_store(settings))
+    fetch = partial(texts.fetch_texts, config, scratch_dir / "texts", open_store(settings))
+    found = patience.with_store(fetch, link.check)
 
     from apiq_core.quantize import quantize  # torch: seconds to import, so not before it is needed
 
@@ -73,11 +81,18 @@ def finetune_job(link: Link) -> dict[str, Any]:
         model_dir = models.fetch(located, scratch_dir / "source", Download(link).on_bytes)
         adapter_dir = None
     else:
-        bases.fetch(spec.base_files, scratch_dir / "base", store, link.should_stop)
+        bases.fetch(spec.base_files, scratch_dir / "base", store, link.check)
         model_dir, adapter_dir = scratch_dir / "base" / "model", scratch_dir / "base" / "adapter"
     data = {
-        dataset_id: texts.fetch_dataset(
-            dataset_id, spec.input["dataset_kind"], scratch_dir / "data", store
+        dataset_id: patience.with_store(
+            partial(
+                texts.fetch_dataset,
+                dataset_id,
+                spec.input["dataset_kind"],
+                scratch_dir / "data",
+                store,
+            ),
+            link.check,
         )
         for dataset_id in (request.dataset, request.validation)
         if dataset_id is not None
@@ -112,8 +127,7 @@ class Download:
         self._told = 0.0
 
     def on_bytes(self, done: int, total: int) -> None:
-        if self._link.should_stop():
-            raise Stopped
+        self._link.check()
         now = time.monotonic()
         if now - self._told < PROGRESS_INTERVAL_S and done < total:
             return

@@ -31,6 +31,7 @@ class Worker:
     child_command: Sequence[str]  # of the process that runs an attempt
     worker_id: str = field(default_factory=new_worker_id)
     drain: threading.Event = field(default_factory=threading.Event)  # finish up, claim nothing
+    busy: threading.Lock = field(default_factory=threading.Lock)  # held while it runs jobs
 
     @property
     def device_class(self) -> str:

@@ -17,6 +17,9 @@ from worker.plain import plain
 from worker.wire import Message
 
 FLUSH_INTERVAL_S = 1.0
+# a job shows its progress at every flush; its history, which stays, has it this often, or when a
+# percent is done
+PROGRESS_EVENT_INTERVAL_S = 10.0
 
 Also = Callable[[Connection], None]
 
@@ -35,6 +38,8 @@ class Journal:
         self._events: list[NewEvent] = []
         self._phase: str | None = None
         self._progress: dict[str, Any] | None = None
+        self._told_percent = -1.0  # by the last event of progress
+        self._told_at = 0.0
         self._flushed_at = -FLUSH_INTERVAL_S
 
     def take(self, messages: Sequence[Message]) -> None:
@@ -72,7 +77,7 @@ class Journal:
         self._flushed_at = time.monotonic()
         try:
             with self._database.begin() as connection:
-                self.write(connection)
+                self._write(connection, with_progress=self._is_news())
                 if also is not None:
                     also(connection)
         except OperationalError as error:
@@ -83,10 +88,20 @@ class Journal:
 
     def write(self, connection: Connection) -> None:
         """Write what is not flushed yet, in the caller's transaction; raises `LeaseLost`."""
+        self._write(connection, with_progress=True)
+
+    def _is_news(self) -> bool:
+        return (
+            abs(_percent(self._progress) - self._told_percent) >= 1
+            or time.monotonic() - self._told_at >= PROGRESS_EVENT_INTERVAL_S
+        )
+
+    def _write(self, connection: Connection, *, with_progress: bool) -> None:
         events = list(self._events)
-        if self._progress:
+        if self._progress and with_progress:
             events.append(("progress", self._progress))
-        if events:
+            self._told_percent, self._told_at = _percent(self._progress), time.monotonic()
+        if events or self._progress:
             leases.record(
                 connection,
                 self._job.id,
@@ -95,3 +110,7 @@ class Journal:
                 phase=self._phase,
                 progress=self._progress,
             )
+
+
+def _percent(progress: dict[str, Any] | None) -> float:
+    return float((progress or {}).get("percent") or 0.0)

@@ -3,12 +3,14 @@
 import os
 import re
 import time
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from jobs.artifacts import ArtifactStore
+from worker.aside import aside
 
 MAX_LOG_BYTES = 1024 * 1024  # of a longer log the end is kept
 MAX_LINE_CHARACTERS = 500
@@ -54,14 +56,33 @@ class ChildLog:
         self.secrets: tuple[str, ...] = ()  # blanked out beside what `redact` knows
         self._store = store
         self._key = key
+        self._storing: Future[None] | None = None
         self._stored_size = 0
         self._stored_at = -REFRESH_INTERVAL_S
 
-    def refresh(self, *, now: bool = False) -> None:
-        """Store what was printed if there is more and it is time. Never fails: it is only a log."""
-        if not now and time.monotonic() - self._stored_at < REFRESH_INTERVAL_S:
-            return
+    def refresh(self) -> None:
+        """Store what was printed if there is more and it is time. Aside: the store may hang."""
+        is_due = time.monotonic() - self._stored_at >= REFRESH_INTERVAL_S
+        if is_due and (self._storing is None or self._storing.done()):
+            self._begin()
+
+    def finish(self, within_s: float) -> None:
+        """Store the rest; the caller waits at most `within_s`."""
+        deadline = time.monotonic() + within_s
+        if not wait(self.under_way(), within_s).not_done:
+            self._begin()
+            wait(self.under_way(), max(0.0, deadline - time.monotonic()))
+
+    def under_way(self) -> list[Future[None]]:
+        """What the store was asked for last."""
+        return [] if self._storing is None else [self._storing]
+
+    def _begin(self) -> None:
         self._stored_at = time.monotonic()
+        self._storing = aside(self._store_it)
+
+    def _store_it(self) -> None:
+        """Never fails: it is only a log."""
         try:
             size = self.path.stat().st_size
             if size == self._stored_size:

@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import stamina
 import structlog
 
 from jobs.artifacts import MANIFEST, ArtifactStore, files_prefix
-from jobs.errors import StoreUnavailable
 from jobs.job import Artifact, Job
 from jobs.states import State
+from worker import patience
 
 # fields of a job's input that say what it was made from, not how
 ORIGIN = (
@@ -34,8 +33,6 @@ CONTENT_TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 
-PATIENCE_S = 120.0  # with a store that is away: the work behind the files took longer
-
 log = structlog.get_logger(__name__)
 
 
@@ -49,7 +46,7 @@ def upload(
     """Store every file of `out_dir` and a manifest of them under this attempt's prefix.
 
     `check` is called before each try and may raise. Nothing is visible before the artifacts
-    are committed. Raises `OSError`, of a store that is away after `PATIENCE_S`.
+    are committed. Raises `OSError`, of a store that stays away.
     """
     files: list[Artifact] = []
     for path in sorted(path for path in out_dir.rglob("*") if path.is_file()):
@@ -78,10 +75,7 @@ def _put(
     store: ArtifactStore, job: Job, path: Path, name: str, check: Callable[[], None]
 ) -> Artifact:
     key = f"{files_prefix(job.id, job.attempt)}/{name}"
-    for attempt in stamina.retry_context(on=StoreUnavailable, attempts=None, timeout=PATIENCE_S):
-        with attempt:
-            check()
-            stored = store.put_file(key, path)
+    stored = patience.with_store(lambda: store.put_file(key, path), check)
     content_type = CONTENT_TYPES.get(path.suffix, "application/octet-stream")
     return Artifact(name, stored.size_bytes, stored.sha256, content_type, key)
 

@@ -9,20 +9,22 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import stamina
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from apiq_core.errors import InfraError
 from jobs import doorbell, leases, repository, secrets
 from jobs.artifacts import files_prefix, job_prefix, log_key
-from jobs.errors import CancelRequested, JobNotFound, LeaseLost, StoreUnavailable
+from jobs.database import is_away
+from jobs.errors import CancelRequested, JobNotFound, LeaseLost
 from jobs.job import Job
 from jobs.states import State
+from worker import patience
 from worker.checkpoints import Checkpoints, clear
 from worker.context import Worker
 from worker.heart import Heart
@@ -35,22 +37,25 @@ from worker.wire import (
     EXIT_DONE,
     EXIT_STOPPED,
     EXIT_USER,
-    FULL_DISK,
     KEPT_FROM_CHILD,
     Message,
     Spec,
-    disk_full,
+    fault_of,
 )
 
 POLL_S = 0.2
+# for what the store still has to take when the child has ended; with `drain_grace_s` less than
+# the minute that a container has to stop
+LAST_STORE_S = 30.0
 
 log = structlog.get_logger(__name__)
 
 End = Callable[[Connection], Job]  # writes the end of the attempt
+T = TypeVar("T")
 
 
-def supervise(worker: Worker, job: Job) -> None:
-    """Run a claimed job's attempt to its end, whatever that is."""
+def supervise(worker: Worker, job: Job) -> bool:
+    """Run a claimed job's attempt to its end, whatever that is; false if the machines failed it."""
     scratch_dir = worker.settings.scratch_dir / f"{job.id}.{job.attempt}"
     logger = log.bind(job=job.id, attempt=job.attempt)
     try:
@@ -63,9 +68,11 @@ def supervise(worker: Worker, job: Job) -> None:
             clear(worker, job)
         elif job.state == State.QUEUED:
             doorbell.ring(worker.settings, job)
+        return not attempt.was_lost
     except LeaseLost:
         logger.warning("lease_lost")
         _discard_own(worker, job)
+        return True
     finally:
         shutil.rmtree(scratch_dir, ignore_errors=True)
 
@@ -85,6 +92,7 @@ class _Attempt:
         key = log_key(job.id, job.attempt)
         self.log = ChildLog(scratch_dir / "child.log", worker.store, key)
         self.killed = False  # by us, because it did not stop when asked to
+        self.was_lost = False  # the machines failed it
 
     def run(self) -> Job:
         """Run the child and write the end; raises `LeaseLost`."""
@@ -108,7 +116,7 @@ class _Attempt:
             return self._commit(self._cancelled)
 
     def _run_child(self) -> int:
-        """The child's exit code; meanwhile journal, log, cancel and drain."""
+        """The child's exit code; what it leaves to store is stored."""
         spec = Spec(
             self.job.id,
             self.job.attempt,
@@ -118,13 +126,23 @@ class _Attempt:
             self._hub_token(),
             self._base_files(),
         )
+        exit_code = EXIT_DONE  # of one that lost its lease nothing more is stored, either
+        try:
+            exit_code = self._watch(spec)
+        finally:  # what is on its way has to be there before it may be discarded
+            until = time.monotonic() + LAST_STORE_S
+            if exit_code != EXIT_DONE and not self.heart.cancel.is_set():
+                self.checkpoints.store(within_s=LAST_STORE_S)
+            self.log.finish(until - time.monotonic())
+            wait(self.checkpoints.under_way(), until - time.monotonic())
+        return exit_code
+
+    def _watch(self, spec: Spec) -> int:
+        """From the child's start to its end: cancel and drain, journal, log and checkpoints."""
         with Child(self.worker.child_command, spec, self.log.path) as child:
             kill_at: float | None = None
             while (exit_code := child.exit_code()) is None:
                 self._hear(child.read(POLL_S))
-                self.checkpoints.store()
-                self.journal.flush()
-                self.log.refresh()
                 self._check_lease()
                 grace_s = self._stop_grace_s()
                 if grace_s is not None and kill_at is None:
@@ -133,10 +151,11 @@ class _Attempt:
                 if kill_at is not None and time.monotonic() > kill_at:
                     self.killed = True
                     child.kill()
+                # last, for the database may keep us
+                self.checkpoints.store()
+                self.log.refresh()
+                self.journal.flush()
             self._hear(child.read(0))
-        if exit_code != EXIT_DONE:
-            self.checkpoints.store(now=True)
-        self.log.refresh(now=True)
         return exit_code
 
     def _hear(self, messages: Sequence[Message]) -> None:
@@ -145,14 +164,16 @@ class _Attempt:
 
     def _base_files(self) -> list[dict[str, str]]:
         """What the job that is trained on has published; none for other jobs."""
-        with self.worker.database.read() as connection:
-            files = repository.artifacts_of(connection, self.job.input.get("base", ""))
+        files = self._read(
+            lambda connection: repository.artifacts_of(connection, self.job.input.get("base", ""))
+        )
         return [{"path": f.path, "key": f.key, "sha256": f.sha256} for f in files]
 
     def _hub_token(self) -> str | None:
         """The job's own, which nothing that is written down may show."""
-        with self.worker.database.read() as connection:
-            token = secrets.hub_token(connection, self.job.id, self.worker.settings)
+        token = self._read(
+            lambda connection: secrets.hub_token(connection, self.job.id, self.worker.settings)
+        )
         if token is not None:
             self.journal.secrets = self.log.secrets = (token,)
         return token
@@ -186,6 +207,7 @@ class _Attempt:
         return lambda c: leases.publish(c, self.job.id, self.job.attempt, files, metrics)
 
     def _lose(self, error: dict[str, Any]) -> End:
+        self.was_lost = True
         told = plain(error)  # it may quote what the child printed
         return lambda c: leases.lose(c, self.job, told, self.worker.settings)
 
@@ -212,13 +234,20 @@ class _Attempt:
 
     def _commit(self, end: End) -> Job:
         """Write what is left to say and the end: one transaction, tried while there is a lease."""
-        ttl_s = self.worker.settings.lease_ttl_s
-        retries = stamina.retry_context(on=OperationalError, attempts=None, timeout=ttl_s)
-        for attempt in retries:
-            with attempt, self.worker.database.begin() as connection:
+
+        def write() -> Job:
+            with self.worker.database.begin() as connection:
                 self.journal.write(connection)
                 return end(connection)
-        raise AssertionError("the last of the retries raises")
+
+        return patience.with_database(write, self.worker.settings)
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        def read() -> T:
+            with self.worker.database.read() as connection:
+                return query(connection)
+
+        return patience.with_database(read, self.worker.settings)
 
 
 def _discard_own(worker: Worker, lost: Job) -> None:
@@ -243,11 +272,13 @@ def _discard_own(worker: Worker, lost: Job) -> None:
 
 def own_fault(error: Exception) -> dict[str, Any]:
     """The error of an attempt that the supervisor could not bring to its end."""
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
-        return disk_full(error).to_dict()
-    if isinstance(error, StoreUnavailable):
-        return InfraError("store_unavailable", redact(str(error))).to_dict()
+    if (known := fault_of(error)) is not None:
+        return known.to_dict() | {"message": redact(known.message)}
     words = redact(f"{type(error).__name__}: {error}")[:MAX_LINE_CHARACTERS]
+    if isinstance(error, SQLAlchemyError):  # its own words name the server, and quote rows
+        if is_away(error):
+            return InfraError("database_unavailable", "the database was away").to_dict()
+        words = type(error).__name__
     return InfraError("worker_failed", f"the worker failed around the job: {words}").to_dict()
 
 

@@ -5,13 +5,16 @@ One worker at a time sweeps the records; every worker clears its own host's scra
 
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 
-from jobs import datasets, doorbell, maintenance
+from jobs import doorbell, maintenance
 from jobs.artifacts import job_prefix
+from jobs.texts import dataset_prefix
 from worker import health
 from worker.checkpoints import clear
 from worker.context import Worker
@@ -19,6 +22,7 @@ from worker.logs import redact
 from worker.publish import discard
 
 LEADER_INTERVALS = 3  # a leader that skips this many sweeps is replaced
+STOP_WITHIN_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +38,7 @@ class Sweeper(threading.Thread):
     def run(self) -> None:
         while True:
             try:
-                sweep(self._worker)
+                sweep(self._worker, self._end)
                 prune_scratch(self._worker)
                 health.touch(self._worker.settings, self._worker.worker_id)
             except Exception:
@@ -43,14 +47,17 @@ class Sweeper(threading.Thread):
                 return
 
     def stop(self) -> None:
+        """Not for long: a store that hangs must not hold up the end of the process."""
         self._end.set()
-        self.join()
+        self.join(STOP_WITHIN_S)
         health.forget(self._worker.settings, self._worker.worker_id)
 
 
-def sweep(worker: Worker) -> None:
-    """One sweep, if this worker leads."""
+def sweep(worker: Worker, end: threading.Event | None = None) -> None:
+    """One sweep, if this worker leads. Records come first: for the store there is an interval's
+    time, and what that does not do in it waits for another sweep, or for the end of the job."""
     settings = worker.settings
+    until = time.monotonic() + settings.sweep_interval_s
     with worker.database.begin() as connection:
         ttl_s = LEADER_INTERVALS * settings.sweep_interval_s
         if not maintenance.lead(connection, worker.worker_id, ttl_s):
@@ -61,21 +68,42 @@ def sweep(worker: Worker) -> None:
     doorbell.prune(settings)
     for job in swept.taken_back:
         log.warning("job_taken_back", job=job.id, attempt=job.attempt, state=job.state)
-        discard(worker.store, job)
+    for remove in _removals(worker, swept):
+        if time.monotonic() > until or (end is not None and end.is_set()):
+            return
+        remove()
+
+
+def _removals(worker: Worker, swept: maintenance.Swept) -> Iterator[Callable[[], None]]:
+    """What the store is to do, one after the other."""
+    for job in swept.taken_back:
+        yield partial(discard, worker.store, job)
         if job.is_terminal:
-            clear(worker, job)
+            yield partial(clear, worker, job)
     for job in swept.to_clear:
-        clear(worker, job)
+        yield partial(clear, worker, job)
     for job_id in swept.deleted_jobs:
-        with _or_later(job=job_id):
-            worker.store.delete_prefix(job_prefix(job_id))
-            with worker.database.begin() as connection:
-                maintenance.forget_job(connection, job_id)
+        yield partial(_remove_job, worker, job_id)
     for dataset_id in swept.deleted_datasets:
-        with _or_later(dataset=dataset_id):
-            datasets.remove_text(worker.store, dataset_id)
-            with worker.database.begin() as connection:
-                maintenance.forget_dataset(connection, dataset_id)
+        yield partial(_remove_dataset, worker, dataset_id)
+    yield partial(_prune, worker)
+
+
+def _remove_job(worker: Worker, job_id: str) -> None:
+    with _or_later(job=job_id):
+        worker.store.delete_prefix(job_prefix(job_id))
+        with worker.database.begin() as connection:
+            maintenance.forget_job(connection, job_id)
+
+
+def _remove_dataset(worker: Worker, dataset_id: str) -> None:
+    with _or_later(dataset=dataset_id):
+        worker.store.delete_prefix(dataset_prefix(dataset_id))
+        with worker.database.begin() as connection:
+            maintenance.forget_dataset(connection, dataset_id)
+
+
+def _prune(worker: Worker) -> None:
     with _or_later():
         worker.store.prune()
 

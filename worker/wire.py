@@ -24,6 +24,7 @@ from typing import Any
 
 from apiq_core.errors import ApiQError, InfraError, Stopped, UserError
 from apiq_core.events import Event
+from jobs.errors import StoreUnavailable
 
 EXIT_DONE = 0
 EXIT_FAILED = 1  # like any other number: the machine's fault
@@ -74,6 +75,11 @@ class Link:
 
     def should_stop(self) -> bool:
         return self._stop.is_set()
+
+    def check(self) -> None:
+        """Raise `Stopped` if it is to stop."""
+        if self.should_stop():
+            raise Stopped
 
     def on_event(self, event: Event) -> None:
         self.tell("event", type=event.type, data=event.data)
@@ -129,16 +135,21 @@ def serve(work: Callable[[Link], dict[str, Any]]) -> int:
         link.tell("error", error=error.to_dict())
         return EXIT_USER if isinstance(error, UserError) else EXIT_FAILED
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        fault = fault_of(error)
+        if fault is None:
             raise
         traceback.print_exc()
-        link.tell("error", error=disk_full(error).to_dict())
+        link.tell("error", error=fault.to_dict())
         return EXIT_FAILED
 
 
-def disk_full(error: OSError) -> InfraError:
-    """The error of a job that ran out of disk."""
-    return InfraError("disk_full", f"no space left on the disk: {error}")
+def fault_of(error: Exception) -> InfraError | None:
+    """The error of a job that ran out of disk, or whose store is away."""
+    if isinstance(error, StoreUnavailable):
+        return InfraError("store_unavailable", str(error))
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return InfraError("disk_full", f"no space left on the disk: {error}")
+    return None
 
 
 def _volunteer_for_oom() -> None:

@@ -7,12 +7,11 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select, update
 
 from jobs import cursors, quotas, schema
-from jobs.artifacts import ArtifactStore
 from jobs.clock import from_now, now
 from jobs.errors import DatasetInUse, DatasetNotFound
 from jobs.settings import Settings
 from jobs.states import TERMINAL
-from jobs.texts import DATASET, dataset_prefix
+from jobs.texts import DATASET
 
 ABANDONED_AFTER_S = 24 * 3600.0  # no upload takes a day
 
@@ -114,11 +113,6 @@ def delete(connection: Connection, dataset_id: str, owner: str | None = None) ->
     connection.execute(
         update(_datasets).where(_datasets.c.id == dataset_id).values(deleted_at=now())
     )
-
-
-def remove_text(store: ArtifactStore, dataset_id: str) -> None:
-    """Delete the bytes of a dataset that has no row, or a deleted one."""
-    store.delete_prefix(dataset_prefix(dataset_id))
 
 
 def _visible(owner: str | None) -> tuple[ColumnElement[bool], ...]:

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -35,8 +36,9 @@ def prune_uploads(settings: Settings) -> None:
     """Remove what uploads left behind whose process was killed."""
     oldest = time.time() - ABANDONED_AFTER_S
     for folder in _uploads(settings).glob("*"):
-        if folder.stat().st_mtime < oldest:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # it has just been finished
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _uploads(settings: Settings) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.layout import block_file, blocks_dir
+from jobs.errors import StoreUnavailable
 from worker.wire import Link, serve
 
 TICK_S = 0.02
@@ -115,6 +116,8 @@ def misbehave(how: str, link: Link) -> None:
             raise UserError("group_too_large", "the group does not fit", param="group_size")
         case "infra_error":
             raise InfraError("hub_unreachable", "the hub does not answer")
+        case "store_away":
+            raise StoreUnavailable("could not read datasets/ds_1/data.txt: no connection")
         case "disk_full":
             with open("/dev/full", "wb") as file:  # the kernel's own ENOSPC
                 file.write(b"x")

@@ -12,15 +12,25 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from jobs import leases, maintenance, repository
+from jobs import intake, leases, maintenance, repository
 from jobs.artifacts import Stored, open_store
+from jobs.intake import Order
 from jobs.job import Job
+from jobs.requests import QuantizeRequest
 from jobs.states import State
 from tests.columns import stored_keys
 from tests.fault.worker.support import House, eventually, is_alive, pids
+from tests.tiny_models import make_tiny
+from worker.app import CHILD_COMMAND
 from worker.context import Worker
 from worker.runner import run_until_idle
+from worker.supervisor import supervise
 from worker.sweeper import prune_scratch, sweep
+
+NO_TEXT = {
+    "calibration": {"source": "builtin", "samples": 4, "length": 32, "held_out": 2},
+    "evaluation": {"samples": 0},
+}
 
 
 def run_to_end(house: House, worker: Worker, job: Job) -> Job:
@@ -123,14 +133,50 @@ def test_the_users_fault_is_not_tried_again(house: House, worker: Worker) -> Non
         ("disk_full", "disk_full"),
         ("disk_quota", "disk_full"),
         ("infra_error", "hub_unreachable"),
+        ("store_away", "store_unavailable"),
     ],
 )
 def test_what_the_machine_lacks_is_said(house: House, worker: Worker, how: str, code: str) -> None:
-    job = run_to_end(house, worker, house.accept(how))
+    soon = house.settings.model_copy(update={"retry_backoff_s": 0.01})  # an outage: 60 times that
+    job = run_to_end(house, replace(worker, settings=soon), house.accept(how))
     assert (job.state, job.attempt) == (State.FAILED, 3)
     assert job.error is not None
     assert (job.error["code"], job.error["fault"], job.error["losses"]) == (code, "infra", 3)
     assert house.stored_files() == set()
+
+
+def test_a_worker_that_loses_every_job_takes_ever_fewer(house: House, worker: Worker) -> None:
+    slow = house.settings.model_copy(update={"retry_backoff_s": 0.5})
+    for _ in range(10):
+        house.accept("killed")
+    good = house.accept()
+    with running(replace(worker, settings=slow)):
+        time.sleep(6)
+        worker.drain.set()
+    with house.database.read() as connection:
+        jobs, _ = repository.list_jobs(connection)
+    attempts = sum(job.attempt for job in jobs)
+    assert 2 <= attempts <= 5  # at 0, 0.5, 1.5, 3.5 s at the soonest, and then not before 7.5
+    assert house.get(good).attempt == 0
+
+
+def test_a_host_without_its_gpu_fails_no_job(house: House, worker: Worker) -> None:
+    """The real child: what it lacks is the host's, so that another host may go on."""
+    make_tiny(house.settings.models_dir / "tiny")
+    order = Order(QuantizeRequest.model_validate({"bits": 2, "model": "tiny"} | NO_TEXT))
+    todo = intake.resolve_order(order, house.settings).request.to_input()
+    with house.database.begin() as connection:
+        job = repository.accept(connection, type="quantize", input=todo)
+        claimed = leases.claim(connection, worker_id="w", device_class="cuda", lease_ttl_s=60)
+    assert claimed is not None
+    settings = house.settings.model_copy(update={"device": "cuda", "lease_ttl_s": 60.0})
+    worker = replace(worker, settings=settings, child_command=CHILD_COMMAND)
+    assert not supervise(worker, claimed)
+    job = house.get(job)
+    assert (job.state, job.infra_losses) == (State.QUEUED, 1)
+    lost = house.events(job)[-1]
+    assert (lost.type, lost.data["error"]["code"]) == ("retrying", "illegal_device")
+    assert (lost.data["error"]["fault"], lost.data["error"]["retryable"]) == ("infra", True)
 
 
 def test_figures_that_are_no_numbers(house: House, worker: Worker) -> None:
@@ -177,7 +223,10 @@ def test_what_is_not_published_goes_before_the_next_attempt(house: House, worker
     """The next one may never come: a job that waits can be cancelled."""
     slow = house.settings.model_copy(update={"retry_backoff_s": 60.0})
     job = house.accept("odd_name")
-    run_until_idle(replace(worker, settings=slow))
+    with running(replace(worker, settings=slow)):
+        eventually(lambda: house.event_types(job)[-1] == "retrying")
+        eventually(lambda: house.stored_files() == set())
+        worker.drain.set()  # it pauses as well
     assert (house.get(job).state, house.get(job).attempt) == (State.QUEUED, 1)
     assert house.stored_files() == set()
 

@@ -102,6 +102,16 @@ def test_sigterm_gives_the_job_back(house: House, tmp_path: Path) -> None:
     assert job.infra_losses == 0
 
 
+def test_sigterm_right_after_the_start(house: House, tmp_path: Path) -> None:
+    """The first job may begin before the consumer has come to its broker."""
+    job = start(house, tmp_path)
+    with worker_process(house.settings) as process:
+        house.wait(job, State.RUNNING)
+        process.terminate()
+        assert process.wait(20) == 0
+    assert (house.get(job).state, house.get(job).infra_losses) == (State.QUEUED, 0)
+
+
 def test_sigterm_to_the_whole_process_group(house: House, tmp_path: Path) -> None:
     """As a terminal or a service manager does: the child must leave it to its supervisor."""
     job = start(house, tmp_path)
@@ -124,11 +134,19 @@ def lose_the_message(house: House) -> None:
     return None  # it was never sent
 
 
-def unread_messages(house: House) -> int:
+def unread_messages(house: House, queue: str = "apiq-any") -> int:
     if house.settings.broker_url == FILE_BROKER:
-        return len(list((house.settings.broker_dir / "queue").glob("*.msg")))
+        return len(list((house.settings.broker_dir / "queue").glob(f"*.{queue}.msg")))
     with broker(house) as client:
-        return client.llen("apiq-any") + client.hlen("unacked")
+        return client.llen(queue) + client.hlen("unacked")
+
+
+def test_rings_that_nobody_reads_do_not_pile_up(house: House) -> None:
+    """As of a device class that no worker has, or while every worker is busy."""
+    for queue in ("apiq-any", "apiq-cuda"):
+        for _ in range(doorbell.MAX_WAITING + 5):
+            doorbell.ring_queue(house.settings, queue)
+        assert unread_messages(house, queue) == doorbell.MAX_WAITING
 
 
 @pytest.mark.parametrize("lose", [lose_the_message, lose_the_broker])

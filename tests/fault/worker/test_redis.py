@@ -42,6 +42,18 @@ def test_a_worker_that_starts_before_its_broker(house: House, server: Redis) -> 
         house.wait(waiting, State.SUCCEEDED)
 
 
+def test_jobs_start_without_a_broker(house: House, server: Redis) -> None:
+    server.stop()
+    with worker_process(house.settings) as process:
+        for _ in range(2):  # at its start, and while it is idle
+            house.wait(house.accept(), State.SUCCEEDED)
+        job = house.accept("wait", bad_attempts=1)
+        house.wait(job, State.RUNNING)
+        process.terminate()
+        assert process.wait(20) == 0
+    assert (house.get(job).state, house.get(job).infra_losses) == (State.QUEUED, 0)
+
+
 def test_the_end_of_the_broker_disturbs_no_running_job(house: House, server: Redis) -> None:
     with worker_process(house.settings):
         job = house.accept("wait", bad_attempts=1)

@@ -22,6 +22,7 @@ from tests.fault.worker.support import HERE, House, eventually
 from tests.fault.worker.test_attempts import running
 from tests.tiny_models import make_tiny
 from worker import checkpoints as worker_checkpoints
+from worker import patience
 from worker.app import CHILD_COMMAND
 from worker.context import Worker
 from worker.supervisor import supervise
@@ -239,7 +240,7 @@ def test_a_store_that_is_away_for_a_moment_loses_no_checkpoint(
 def test_a_store_that_stays_away_costs_the_blocks_and_not_the_job(
     house: House, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_checkpoints, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
     job = house.accept("killed", bad_attempts=1, ring=False, blocks=[2])
     run_once(worker)
     run_once(replace(worker, store=FailingStore(house, gets=1000)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from api.app import create_app
 from apiq_core.config import Calibration, QuantizeConfig
 from jobs import maintenance
 from jobs.settings import Settings
@@ -79,12 +81,18 @@ def test_wikitext2_comes_from_the_hub(service: Service, hub: Hub, tmp_path: Path
 
 
 def test_leftovers_of_a_killed_server_are_removed(service: Service, settings: Settings) -> None:
+    """While the next one runs: they may have been too young when it began."""
     uploads = settings.data_dir / "uploads"
-    for name in ("old", "new"):
-        (uploads / name).mkdir(parents=True)
-        (uploads / name / "data.txt").write_text("half a te")
-    os.utime(uploads / "old", (0, 0))
-    with TestClient(service.app):
+    app = create_app(settings.model_copy(update={"sweep_interval_s": 0.05}))
+    with TestClient(app):
+        for name in ("old", "new"):
+            (uploads / name).mkdir(parents=True)
+            (uploads / name / "data.txt").write_text("half a te")
+        os.utime(uploads / "old", (0, 0))
+        deadline = time.monotonic() + 30
+        while (uploads / "old").exists():
+            assert time.monotonic() < deadline, "it stays"
+            time.sleep(0.05)
         assert [path.name for path in uploads.iterdir()] == ["new"]
 
 

@@ -107,27 +107,6 @@ def test_a_base_that_is_lost_once_is_waited_for_on(database: Database, settings:
     )
 
 
-@pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
-def test_a_worker_of_an_older_version_ends_the_base(
-    database: Database, settings: Settings, state: State
-) -> None:
-    """It writes the end of its own job and nothing else: a sweep does the rest."""
-    base, job = submit(database, settings)
-    _, other = submit(database, settings)
-    with database.begin() as connection:
-        values: dict[str, Any] = {"state": state, "finished_at": now(), "attempt": 1}
-        values["error"] = ERROR if state == State.FAILED else None
-        connection.execute(update(schema.jobs).where(schema.jobs.c.id == base.id).values(values))
-        if state == State.SUCCEEDED:
-            artifact = {"job_id": base.id, **vars(FILES[0])}
-            connection.execute(schema.artifacts.insert().values(artifact))
-    sweep(database, settings)
-    found = get(database, job)
-    assert found.waits_for is None
-    assert found.state == (State.QUEUED if state == State.SUCCEEDED else State.FAILED)
-    assert get(database, other) == other
-
-
 def test_the_queue_has_room_for_both_or_for_neither(database: Database, settings: Settings) -> None:
     settings = settings.model_copy(update={"max_queued_jobs_per_owner": 3})
     first = order(database, settings, "ada")

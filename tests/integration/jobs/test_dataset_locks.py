@@ -1,4 +1,4 @@
-"""Who accepts a job keeps its datasets from being deleted, and nobody else from using them."""
+"""Who accepts a job keeps its datasets and its base as they are; others may use them, too."""
 
 import threading
 from collections.abc import Iterator
@@ -67,6 +67,28 @@ def test_two_are_accepted_at_once_whatever_their_order(
         intake.check_datasets(first, quantize(one, two), "")
         intake.check_datasets(second, quantize(two, one), "")
         assert finetunes.lock_datasets(third, training, "") == "text"
+
+
+def test_two_train_on_the_same_bases_whatever_their_order(database: Database) -> None:
+    with database.begin() as connection:
+        one, two = (repository.accept(connection, type="quantize", input={}).id for _ in range(2))
+    ended = threading.Thread(target=cancel, args=(database, one))
+    with database.begin() as first, database.begin() as second:
+        repository.lock(first, one)
+        repository.lock(second, two)
+        repository.lock(first, two)
+        repository.lock(second, one)
+        ended.start()
+        ended.join(0.5)
+        assert ended.is_alive()  # who ends one of them still waits
+    ended.join()
+    with database.read() as connection:
+        assert repository.get(connection, one).state == "cancelled"
+
+
+def cancel(database: Database, job_id: str) -> None:
+    with database.begin() as connection:
+        repository.request_cancel(connection, job_id)
 
 
 def test_a_deletion_waits_for_who_accepts(database: Database, settings: Settings) -> None:

@@ -1,19 +1,21 @@
 """Requests that arrive at the same moment are committed together, and each gets what is its own."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from apiq_core.errors import InfraError, UserError
 from jobs import intake, models, repository, texts
-from jobs.database import Database
+from jobs.database import Database, is_away
 from jobs.errors import IdempotencyKeyReused, QuotaExceeded
 from jobs.intake import Order, RequestName
 from jobs.job import Job
+from jobs.repository import NewJob
 from jobs.requests import QuantizeRequest
 from jobs.settings import Settings
 from tests.tiny_models import make_tiny
@@ -127,3 +129,25 @@ def test_a_glance_says_whether_the_hub_is_asked(settings: Settings, known: bool)
     assert models.is_local(name, None, settings) == known
     assert not models.is_local(name, "main", settings)
     assert models.is_local(name, "local:0123456789abcdef", settings) == known
+
+
+@pytest.mark.column("production")
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_server_that_goes_in_the_middle_is_away_for_all(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    accept_all = repository.accept_all
+
+    def cut(connection: Connection, new: Sequence[NewJob]) -> list[Job]:
+        accept_all(connection, new)
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with database.begin() as other:
+            other.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+        return accept_all(connection, new)
+
+    monkeypatch.setattr(repository, "accept_all", cut)
+    with pytest.raises(SQLAlchemyError) as caught:
+        intake.submit_all(database, [order() for _ in range(number)], settings)
+    assert is_away(caught.value)
+    monkeypatch.undo()
+    assert all_jobs(database) == set()

@@ -198,6 +198,22 @@ def test_losses_pause_ever_longer_and_then_fail(database: Database, settings: Se
     }
 
 
+@pytest.mark.parametrize("code", leases.OUTAGES)
+def test_ten_minutes_of_an_outage_end_no_job(
+    database: Database, settings: Settings, code: str
+) -> None:
+    settings = settings.model_copy(update={"retry_backoff_s": Settings().retry_backoff_s})
+    accept(database)
+    paused_s = 0.0
+    for _ in range(settings.max_infra_losses - 1):
+        job = claim(database)
+        with database.begin() as connection:
+            assert leases.lose(connection, job, ERROR | {"code": code}, settings).state == "queued"
+            paused_s += repository.events_after(connection, job.id)[-1].data["pause_seconds"]
+            connection.exec_driver_sql("UPDATE jobs SET run_after = 0")
+    assert paused_s >= 600
+
+
 def test_a_loss_at_a_later_block_is_a_first_one(database: Database, settings: Settings) -> None:
     settings = settings.model_copy(update={"retry_backoff_s": 0.0})
     accept(database)

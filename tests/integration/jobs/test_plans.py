@@ -120,6 +120,28 @@ def test_only_those_unheard_for_long_are_looked_at(filled: Database, settings: S
     assert re.search(r"(Index Cond: |USING INDEX ).*rung_at ?<", plan), plan
 
 
+@pytest.mark.parametrize(
+    ("query", "moment"),
+    [
+        (lambda c, s: maintenance.sweep(c, s), "finished"),
+        (lambda c, _: maintenance.expire_waiting(c), "expires"),
+    ],
+    ids=["retention", "expiry of those that wait"],
+)
+def test_only_those_whose_time_is_over_are_looked_at(
+    filled: Database,
+    settings: Settings,
+    query: Callable[[Connection, Settings], object],
+    moment: str,
+) -> None:
+    settings = settings.model_copy(update={"retention_days": 1.0})
+    with filled.begin() as connection, selects(connection) as asked:
+        query(connection, settings)
+    plans = [plan_of(filled, *question) for question in asked]
+    (plan,) = [plan for plan in plans if f"ix_jobs_{moment}" in plan]
+    assert re.search(rf"(Index Cond: |USING INDEX ).*{moment}_at ?<", plan), plan
+
+
 def test_a_sweep_looks_at_the_queue_once(filled: Database, settings: Settings) -> None:
     """Whatever else it looks for, it does not go through all who wait."""
     with filled.begin() as connection, selects(connection) as asked:

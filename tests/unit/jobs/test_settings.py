@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
+from jobs.artifacts import open_store
+from jobs.artifacts.directory import DirectoryStore
 from jobs.settings import Settings, SettingsError, load_settings
 
 DATABASE = "sqlite:///file, postgresql://user:password@host/name"
@@ -18,6 +21,14 @@ def test_everything_lies_under_the_data_directory(tmp_path: Path) -> None:
     assert settings.artifacts_url == f"file://{tmp_path}/artifacts"
     assert settings.models_dir == tmp_path / "models"
     assert settings.broker_url == "filesystem://"
+
+
+def test_a_directory_whose_name_means_something_in_a_url(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "a b#c?d%41")
+    assert make_url(settings.database_url).database == str(settings.data_dir / "apiq.db")
+    store = open_store(settings)
+    assert isinstance(store, DirectoryStore)
+    assert store.root == settings.data_dir / "artifacts"
 
 
 def test_the_environment_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,36 @@
+"""What of a child's words stays in a job's history."""
+
+from typing import Any
+
+from jobs import leases, repository
+from jobs.database import Database
+from worker.journal import Journal
+
+STEPS, TOTAL = 300, 10_000
+
+
+def step(number: int) -> dict[str, Any]:
+    progress = {"done": number, "total": TOTAL, "percent": round(100 * number / TOTAL, 1)}
+    return {"kind": "event", "type": "progress", "data": progress}
+
+
+def test_a_long_training_leaves_few_events_of_progress(database: Database) -> None:
+    with database.begin() as connection:
+        repository.accept(connection, type="finetune", input={})
+        job = leases.claim(connection, worker_id="w", device_class="cpu", lease_ttl_s=60)
+    assert job is not None
+    journal = Journal(database, job)
+    for number in range(1, STEPS + 1):
+        journal.take([step(number)])
+        journal.flush(now=True)
+        if number % 100 == 0:
+            with database.read() as connection:  # it always shows what is
+                assert repository.get(connection, job.id).progress == step(number)["data"]
+    journal.take([step(STEPS + 1)])
+    with database.begin() as connection:
+        journal.write(connection)  # with the end of an attempt
+    with database.read() as connection:
+        events = repository.events_after(connection, job.id)
+    told = [event.data["done"] for event in events if event.type == "progress"]
+    assert told[0] == 1 and told[-1] == STEPS + 1
+    assert 4 <= len(told) < 20  # each percent; and each 10 s, which a busy machine may need
