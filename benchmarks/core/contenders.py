@@ -43,6 +43,7 @@ ALL = (
 MAIN = ("rtn", "gptq", CLOSED_FORM, FAST, BEST, AUTOROUND)
 
 GROUP_SIZE = 64
+RANKS = (4, 8, 16, 64)  # where the adapter's rank varies
 HELD_OUT = 8
 LENGTH = 256  # of a calibration window
 EVALUATION = {"samples": 16, "length": 512}

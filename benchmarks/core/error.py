@@ -9,14 +9,13 @@ from typing import Any
 
 from benchmarks.core.cells import Cells, Figures
 from benchmarks.core.chart import Axis, Points, chart
-from benchmarks.core.contenders import CLOSED_FORM, FAST, PAPER, Setting, cell, taking_part
+from benchmarks.core.contenders import CLOSED_FORM, FAST, PAPER, RANKS, Setting, cell, taking_part
 from benchmarks.core.setting import cells, setting
 from benchmarks.report import RESULTS_DIR, show, write
 
 BITS = 2
 COMPARED = ("qlora", "loftq", CLOSED_FORM, PAPER, FAST)
 RANKED = ("loftq", CLOSED_FORM, FAST)
-RANKS = (0, 4, 8, 16, 32, 64)
 SPREAD = ("self_attn.o_proj", "mlp.down_proj")
 ERRORS = {"activation": "output_error", "weight": "weight_error"}
 
