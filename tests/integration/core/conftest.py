@@ -14,7 +14,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("models") / "llama")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def short_text() -> Iterator[None]:
     """To tokenize the whole of the built-in text takes half of a tiny model's run."""
     text = calibration.builtin_text()
