@@ -1,9 +1,9 @@
 """Jobs that wait for another one: a finetune job for the quantize job that it trains on.
 
-`waits_for` of such a job names the other exactly while it waits; nobody claims it or is rung for
-it till then. What ends the wait is written in the transaction that ends the base, so that no crash
-comes between the two. Every function works in the caller's transaction, and who changes both locks
-the base first.
+`waits_for` of such a job names the other exactly while it waits; nobody claims it till then.
+What ends the wait is written in the transaction that ends the base, so that no crash comes between
+the two. Every function works in the caller's transaction, and who changes both locks the base
+first.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from jobs.artifacts import MANIFEST
-from jobs.clock import NEVER, from_now
+from jobs.clock import from_now
 from jobs.job import Job
 from jobs.rows import change, job_from_row
 from jobs.schema import artifacts, jobs
@@ -73,7 +73,7 @@ def is_needless(connection: Connection, base_id: str, gone: Job) -> bool:
 
 
 def _release(connection: Connection, waiting: Job, base: Job) -> None:
-    """From now on it may be claimed, and its `max_pending_s` counts; a sweep rings for it."""
+    """From now on it may be claimed, and its `max_pending_s` counts."""
     limit_s = waiting.max_pending_s
     change(
         connection,
@@ -83,6 +83,5 @@ def _release(connection: Connection, waiting: Job, base: Job) -> None:
             "waits_for": None,
             "input": waiting.input | pinned_of(connection, base),
             "expires_at": None if limit_s is None else from_now(limit_s),
-            "rung_at": NEVER,
         },
     )

@@ -12,8 +12,6 @@ from sqlalchemy import BigInteger, ColumnElement, Dialect, TypeDecorator, type_c
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-NEVER = datetime.fromtimestamp(0, UTC)  # before every moment
-
 
 class Timestamp(TypeDecorator[datetime]):
     """An aware datetime in UTC, stored as milliseconds since 1970."""

@@ -1,7 +1,8 @@
 """Telling a worker that there is something to claim.
 
-A message carries no work: it may be lost, come late or ring twice. The row is the job, and the
-sweeper rings again for a row that waits.
+A message carries no work: it may be lost, come late or ring twice. The row is the job, and an idle
+worker looks for one by itself now and then. So nobody rings for what only time sets free, as the
+end of a pause does.
 """
 
 import functools
@@ -48,7 +49,7 @@ def ring_queue(settings: Settings, queue: str) -> None:
             declared = celery.amqp.queues[queue](producer.channel).queue_declare()
             if declared.message_count < MAX_WAITING:
                 celery.send_task(RING, queue=queue, retry=False, producer=producer)
-    except Exception as error:  # whatever a broker's client raises: the sweeper rings later
+    except Exception as error:  # whatever a broker's client raises
         log.warning("doorbell_failed", queue=queue, error=repr(error))
 
 
@@ -79,7 +80,7 @@ class Bell:
                 self._queues.put(queue)
 
     def stop(self) -> None:
-        """Ring what waits, but not for long: the sweeper rings again."""
+        """Ring what waits, but not for long: idle workers look for themselves."""
         self._queues.put(None)
         if self._thread is not None:
             self._thread.join(TIMEOUT_S)

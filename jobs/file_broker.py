@@ -2,7 +2,7 @@
 
 The transport of kombu writes a message in place, so that a reader can find it half written, and
 the worker ends over what it cannot read. Here a message is written aside and renamed, and what
-is no message is dropped: a message is only a doorbell, and the sweeper rings again.
+is no message is dropped: a message is only a doorbell, and idle workers look for themselves.
 """
 
 import json

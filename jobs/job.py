@@ -43,7 +43,6 @@ class Job:
     expires_at: datetime | None  # when the one of the two that counts now is over
     deleted_at: datetime | None  # nobody sees it any more; a sweep removes it
     run_after: datetime  # not claimed before: the pause after a loss
-    rung_at: datetime  # when a worker was last told to look; 1970: not since it came back
     lease_until: datetime | None  # exactly if a worker holds it
     worker_id: str | None  # who holds it, or held it last
     loss_block: int | None  # the furthest block that was next when machines lost it

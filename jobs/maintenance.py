@@ -3,11 +3,9 @@
 Every function works in the caller's transaction.
 """
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 
@@ -22,7 +20,6 @@ from jobs.states import HELD, TERMINAL, State
 
 SWEEP = "sweep"  # the task in `leaders`
 BATCH = 100  # rows of one transaction, so that no writer waits long
-RINGS = 10  # of one sweep: while every worker is busy nobody reads them
 
 # after this many grace periods a cancelled job ends even if its worker still beats
 CANCEL_GRACES = 3
@@ -42,7 +39,6 @@ DAY_S = 24 * 3600
 class Swept:
     """What a sweep found."""
 
-    to_ring: list[Job]  # runnable, and no worker was told lately
     taken_back: list[Job]  # from workers or from the queue; some have ended by that
     to_clear: list[Job]  # they have ended, and still have checkpoints
     deleted_jobs: list[str]  # ids: remove their objects, then forget them
@@ -63,7 +59,7 @@ def lead(connection: Connection, worker_id: str, ttl_s: float) -> bool:
 
 
 def sweep(connection: Connection, settings: Settings) -> Swept:
-    """Take lapsed leases back, end overdue cancels, find who waits unheard."""
+    """Take lapsed leases back, end what is overdue, find what is to be removed."""
     taken_back: list[Job] = []
     lapsed = jobs.c.lease_until < _once(now())
     for job in _pick(connection, jobs.c.state == State.RUNNING, lapsed):
@@ -82,7 +78,6 @@ def sweep(connection: Connection, settings: Settings) -> Swept:
                 repository.delete(connection, job.id)
     has_checkpoints = jobs.c.id.in_(select(checkpoints.c.job_id))
     return Swept(
-        _to_ring(connection, settings),
         taken_back,
         _pick(connection, jobs.c.state.in_(TERMINAL), has_checkpoints),
         [job.id for job in _pick(connection, jobs.c.deleted_at.is_not(None))],
@@ -153,38 +148,18 @@ def _expire(connection: Connection, job: Job) -> Job:
     return ended
 
 
-def _to_ring(connection: Connection, settings: Settings) -> list[Job]:
-    waiting = _pick(
-        connection,
-        jobs.c.state == State.QUEUED,
-        jobs.c.waits_for.is_(None),
-        jobs.c.run_after <= now(),
-        jobs.c.rung_at < _once(from_now(-settings.ring_again_s)),
-        order=(jobs.c.rung_at, jobs.c.id),
-        limit=RINGS,
-    )
-    told = jobs.c.id.in_([job.id for job in waiting])
-    connection.execute(update(jobs).where(told).values(rung_at=now()))
-    return waiting
-
-
 def _once(moment: ColumnElement[datetime]) -> ColumnElement[datetime]:
     """Read before the search: PostgreSQL searches no index for what may change meanwhile."""
     return select(moment).scalar_subquery()
 
 
-def _pick(
-    connection: Connection,
-    *conditions: ColumnElement[bool],
-    order: Sequence[ColumnElement[Any]] = (jobs.c.priority.desc(), jobs.c.id),
-    limit: int = BATCH,
-) -> list[Job]:
+def _pick(connection: Connection, *conditions: ColumnElement[bool]) -> list[Job]:
     """Rows to change in this transaction; rows that somebody else is changing are left alone."""
     query = (
         select(jobs)
         .where(*conditions)
-        .order_by(*order)
-        .limit(limit)
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
     return [job_from_row(row) for row in connection.execute(query)]

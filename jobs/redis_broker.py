@@ -2,7 +2,7 @@
 
 A worker of kombu ends over the first message that it cannot read; and one whose server ended
 between a message and its acknowledgement waits for ever for the permission to read the next.
-Here both are dropped: a message is only a doorbell, and the sweeper rings again.
+Here both are dropped: a message is only a doorbell, and idle workers look for themselves.
 """
 
 from queue import Empty

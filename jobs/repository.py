@@ -53,7 +53,6 @@ _ACCEPT = (
         ),
         created_at=now(),
         run_after=now(),
-        rung_at=now(),
     )
     .returning(*jobs.c)
 )

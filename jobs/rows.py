@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, update
 
-from jobs.clock import NEVER, now
+from jobs.clock import now
 from jobs.job import Job
 from jobs.schema import job_events, job_secrets, jobs
 from jobs.states import HELD, TERMINAL, State, sources
@@ -40,8 +40,6 @@ def change(
         changed |= {"state": to}
         if to not in HELD:
             changed |= {"lease_until": None, "phase": None}
-        if to is State.QUEUED:
-            changed |= {"rung_at": NEVER}
         if to in TERMINAL:
             changed |= {"finished_at": now(), "expires_at": None, "waits_for": None}
     statement = update(jobs).where(*conditions).values(changed).returning(*jobs.c)

@@ -72,7 +72,6 @@ jobs = Table(
     Column("expires_at", Timestamp),
     Column("deleted_at", Timestamp),
     Column("run_after", Timestamp, nullable=False),
-    Column("rung_at", Timestamp, nullable=False),
     Column("lease_until", Timestamp),
     Column("worker_id", String(100)),
     Column("loss_block", Integer),
@@ -122,9 +121,7 @@ _partial(
 )
 # who waits for a job, when that ends
 _partial("ix_jobs_waits_for", "waits_for IS NOT NULL", jobs.c.waits_for)
-# sweep: jobs nobody was told of for longest, leases that lapsed, limits that are over, what is
-# old, what is deleted
-_partial("ix_jobs_rung", _is_queued, jobs.c.state, jobs.c.rung_at, jobs.c.id)
+# sweep: leases that lapsed, limits that are over, what is old, what is deleted
 _partial("ix_jobs_lease", "lease_until IS NOT NULL", jobs.c.lease_until)
 _partial("ix_jobs_expires", "expires_at IS NOT NULL", jobs.c.expires_at)
 _partial("ix_jobs_finished", "finished_at IS NOT NULL", jobs.c.finished_at)

@@ -98,11 +98,8 @@ class Settings(BaseSettings):
     sweep_interval_s: float = Field(
         5.0,
         gt=0,
-        description="How often a worker looks after jobs that nobody looks after, and the API "
-        "after those that no worker takes up.",
-    )
-    ring_again_s: float = Field(
-        15.0, gt=0, description="A runnable job that waits this long has its doorbell rung again."
+        description="How often an idle worker looks for jobs that may run, a worker after those "
+        "that nobody looks after, and the API after those that no worker takes up.",
     )
     max_infra_losses: int = Field(
         3, ge=1, description="A job fails when the machines have lost it this often at one block."

@@ -104,7 +104,6 @@ def settings(tmp_path: Path, column: Column) -> Settings:
         cancel_grace_s=1.0,
         drain_grace_s=1.0,
         sweep_interval_s=0.3,
-        ring_again_s=1.0,
         retry_backoff_s=0.1,
         **column.addresses,
     )

@@ -63,8 +63,6 @@ def sweep(worker: Worker, end: threading.Event | None = None) -> None:
         if not maintenance.lead(connection, worker.worker_id, ttl_s):
             return
         swept = maintenance.sweep(connection, settings)
-    for job in swept.to_ring:
-        doorbell.ring(settings, job)
     doorbell.prune(settings)
     for job in swept.taken_back:
         log.warning("job_taken_back", job=job.id, attempt=job.attempt, state=job.state)

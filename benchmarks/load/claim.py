@@ -67,7 +67,6 @@ def fill(database: Database, count: int) -> None:
                 "metadata": {},
                 "created_at": moment,
                 "run_after": moment,
-                "rung_at": moment,
             }
             for number in range(count)
         ]

@@ -214,7 +214,6 @@ def open_stage(column: str) -> Iterator[Stage]:
             cancel_grace_s=4.0,
             drain_grace_s=1.0,
             sweep_interval_s=0.3,
-            ring_again_s=1.0,
             retry_backoff_s=0.2,
             max_infra_losses=6,
             **addresses,

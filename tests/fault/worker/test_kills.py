@@ -217,7 +217,7 @@ def test_a_crash_loop_leaves_the_worker_alive(house: House) -> None:
 
 def test_messages_are_not_kept_waiting(house: House) -> None:
     """A ring wakes an idle worker well before a sweep would."""
-    slow = house.settings.model_copy(update={"sweep_interval_s": 60.0, "ring_again_s": 600.0})
+    slow = house.settings.model_copy(update={"sweep_interval_s": 60.0})
     with worker_process(slow):
         house.wait(house.accept(), State.SUCCEEDED)
         began = time.monotonic()

@@ -21,7 +21,6 @@ from jobs.errors import (
 )
 from jobs.settings import Settings
 
-RINGS = 10  # of one sweep
 Refusal = type[JobError] | None
 
 
@@ -45,7 +44,6 @@ class ModelJob:
     born: int
     created_at: int
     run_after: int
-    rung_at: int
     expires_at: int | None
     retry_of: str | None = None
     base: str | None = None  # of a finetune job
@@ -108,7 +106,7 @@ class Model:
     def accept(self, job_id: str, wish: Wish, **fields: Any) -> None:
         now = self.now
         self._born += 1
-        job = ModelJob(job_id, wish, self._born, now, now, now, None, **fields)
+        job = ModelJob(job_id, wish, self._born, now, now, None, **fields)
         if job.waits_for is None:
             job.expires_at = self._pending_until(wish)
         job.history.append(("accepted", now))
@@ -273,11 +271,10 @@ class Model:
 
     # the sweeper
 
-    def sweep(self) -> tuple[set[str], set[str], set[str], set[str]]:
-        """Ids: to ring, taken back, with checkpoints to clear, deleted and still there."""
+    def sweep(self) -> tuple[set[str], set[str], set[str]]:
+        """Ids: taken back, with checkpoints to clear, deleted and still there."""
         s, now = self.settings, self.now
         taken_back, clear, deleted = set(), set(), set()
-        unheard = []
         for job_id, job in self.jobs.items():
             events = len(job.history)
             lapsed = job.lease_until is not None and job.lease_until < now
@@ -300,18 +297,11 @@ class Model:
             kept_ms = 0 if job.finished_at is None else now - job.finished_at
             if job.ended and s.retention_days and kept_ms > s.retention_days * 86_400_000:
                 self.delete(job_id)
-            is_unheard = now - job.rung_at > s.ring_again_s * 1000
-            is_free = job.state == "queued" and job.waits_for is None
-            if is_free and job.run_after <= now and is_unheard:
-                unheard.append((job.rung_at, job.born, job_id))
             if job.ended and job.blocks:
                 clear.add(job_id)
             if job.deleted_at is not None:
                 deleted.add(job_id)
-        ring = {job_id for *_, job_id in sorted(unheard)[:RINGS]}
-        for job_id in ring:
-            self.jobs[job_id].rung_at = now
-        return ring, taken_back, clear, deleted
+        return taken_back, clear, deleted
 
     def _lose(self, job: ModelJob, code: str) -> None:
         following = max(job.blocks, default=-1) + 1
@@ -326,7 +316,7 @@ class Model:
 
     def _queue(self, job: ModelJob, event: str, pause_ms: int) -> None:
         job.state, job.phase, job.lease_until = "queued", None, None
-        job.run_after, job.rung_at = self.now + pause_ms, 0
+        job.run_after = self.now + pause_ms
         job.history.append((event, self.now))
 
     def _end(self, job: ModelJob, state: str, error: str | None = None) -> None:
@@ -336,7 +326,7 @@ class Model:
         job.waits_for = None
         for waiting in self._waiting_for(job):
             if state == "succeeded":
-                waiting.waits_for, waiting.rung_at = None, 0
+                waiting.waits_for = None
                 waiting.expires_at = self._pending_until(waiting.wish)
                 waiting.history.append(("released", self.now))
             else:

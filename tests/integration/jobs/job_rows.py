@@ -120,7 +120,6 @@ OF_MODEL = {  # column -> attribute
     "expires_at": "expires_at",
     "deleted_at": "deleted_at",
     "run_after": "run_after",
-    "rung_at": "rung_at",
     "lease_until": "lease_until",
     "worker_id": "worker",
 }

@@ -68,17 +68,12 @@ def publish(database: Database, job: Job) -> None:
         leases.publish(connection, job.id, job.attempt, FILES, {})
 
 
-def test_nobody_claims_it_or_is_rung_for_it(database: Database, settings: Settings) -> None:
-    settings = settings.model_copy(update={"ring_again_s": 0.0})
+def test_nobody_claims_it(database: Database, settings: Settings) -> None:
     base, job = submit(database, settings, priority=100)
-    with database.begin() as connection:
-        connection.execute(update(schema.jobs).values(rung_at=from_now(-10)))
-    assert [found.id for found in sweep(database, settings).to_ring] == [base.id]
     claimed = claim(database)
     assert claimed is not None and claimed.id == base.id
     assert claim(database) is None
     publish(database, claimed)
-    assert [found.id for found in sweep(database, settings).to_ring] == [job.id]
     taken = claim(database)
     assert taken is not None and taken.id == job.id
     assert taken.input["base_manifest_sha256"] == SHA

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import HealthCheck
@@ -28,7 +29,6 @@ from sqlalchemy import Connection
 
 from jobs import checkpoints, intake, leases, maintenance, repository, schema, secrets
 from jobs.artifacts import MANIFEST, Stored, block_key
-from jobs.clock import NEVER
 from jobs.database import Database
 from jobs.errors import IdempotencyKeyReused, JobError
 from jobs.intake import Order, RequestName
@@ -42,6 +42,7 @@ from tests.integration.jobs.job_model import Model, Refusal, Wish
 LEASE_TTL_S = 10.0
 ERROR = {"code": "it_broke", "message": "it broke", "fault": "infra", "retryable": True}
 TOKEN = "hf_canary"
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 EXAMPLES = os.environ.get("APIQ_MACHINE_EXAMPLES")
 BUDGET = budget(
     stateful_step_count=60,
@@ -80,7 +81,7 @@ def holder_rule(**arguments: Any) -> Callable[[Any], Any]:
 
 def dataset(owner: str) -> dict[str, Any]:
     """The one of an owner, as a row."""
-    numbers = {"size_bytes": 1, "characters": 1, "created_at": NEVER}
+    numbers = {"size_bytes": 1, "characters": 1, "created_at": LONG_AGO}
     return {"id": DATASETS[owner], "owner": owner, "kind": "text", "sha256": "0" * 64} | numbers
 
 
@@ -368,9 +369,8 @@ class JobMachine(RuleBasedStateMachine):
     @rule(after_s=st.sampled_from([0, 1, 5.001]))
     def sweep(self, after_s: float = 0) -> None:
         self.wait(after_s)
-        ring, taken_back, clear, deleted = self.model.sweep()
+        taken_back, clear, deleted = self.model.sweep()
         swept = self.run(lambda c: maintenance.sweep(c, self.settings))
-        assert {job.id for job in swept.to_ring} == ring
         assert {job.id for job in swept.taken_back} == taken_back
         assert {job.id for job in swept.to_clear} == clear
         assert set(swept.deleted_jobs) == deleted
@@ -484,7 +484,6 @@ def test_any_life_of_jobs(database: Database, settings: Settings) -> None:
             "max_running_jobs_per_owner": 1,
             "retention_days": 1 / 24,
             "cancel_grace_s": 10.0,
-            "ring_again_s": 15.0,
             "retry_backoff_s": 5.0,
         }
     )

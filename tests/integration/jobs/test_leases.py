@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 
 from jobs import checkpoints, leases, maintenance, repository
 from jobs.artifacts import Stored
@@ -292,7 +292,7 @@ def test_checkpoints_of_ended_jobs_are_found(database: Database, settings: Setti
 def test_a_live_lease_is_left_alone(database: Database, settings: Settings) -> None:
     accept(database)
     job = claim(database)
-    assert sweep(database, settings) == maintenance.Swept([], [], [], [], [])
+    assert sweep(database, settings) == maintenance.Swept([], [], [], [])
     assert get(database, job) == job
 
 
@@ -343,48 +343,6 @@ def test_a_cancel_ends_though_the_worker_beats_on(database: Database, settings: 
     with pytest.raises(LeaseLost), database.begin() as connection:
         leases.beat(connection, job.id, job.attempt, 60)
     assert get(database, job).state == State.CANCELLED
-
-
-def test_who_waits_is_rung_for_now_and_then(database: Database, settings: Settings) -> None:
-    job = accept(database)
-    assert sweep(database, settings).to_ring == []  # whoever accepted it rang
-    with database.begin() as connection:
-        connection.exec_driver_sql("UPDATE jobs SET rung_at = 0")
-    assert [waiting.id for waiting in sweep(database, settings).to_ring] == [job.id]
-    assert sweep(database, settings).to_ring == []
-
-
-def test_who_waits_unheard_longest_is_rung_for_first(
-    database: Database, settings: Settings
-) -> None:
-    settings = settings.model_copy(update={"ring_again_s": 1000.0})
-    ids = [accept(database, priority=number % 3).id for number in range(2 * maintenance.RINGS)]
-    with database.begin() as connection:
-        for number, job_id in enumerate(ids):  # the later ones wait longer
-            rung = text("UPDATE jobs SET rung_at = :at WHERE id = :id")
-            connection.execute(rung, {"at": 99 - number, "id": job_id})
-    updates: list[str] = []
-
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def _(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        updates.extend([statement] if statement.startswith("UPDATE") else [])
-
-    for expected in (ids[: maintenance.RINGS - 1 : -1], ids[maintenance.RINGS - 1 :: -1], []):
-        updates.clear()
-        assert [job.id for job in sweep(database, settings).to_ring] == expected
-        assert len(updates) <= 1  # however many are told of
-
-
-def test_a_retry_is_rung_for_when_its_pause_is_over(database: Database, settings: Settings) -> None:
-    settings = settings.model_copy(update={"retry_backoff_s": 30.0, "ring_again_s": 1000.0})
-    accept(database)
-    job = claim(database)
-    with database.begin() as connection:
-        leases.lose(connection, job, ERROR, settings)
-    assert sweep(database, settings).to_ring == []
-    with database.begin() as connection:  # as if 30 s had gone by
-        connection.exec_driver_sql("UPDATE jobs SET run_after = run_after - 30500")
-    assert [waiting.id for waiting in sweep(database, settings).to_ring] == [job.id]
 
 
 def test_one_leader_until_it_falls_silent(database: Database) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
 import migrations
@@ -71,7 +72,7 @@ def test_a_job_survives_the_way_down_and_up(tmp_path: Path) -> None:
         job = repository.accept(connection, type="quantize", input={"model": "m"}, labels=labels)
         history = repository.events_after(connection, job.id)
     downgrade(url, "0001")
-    assert not {"checkpoints", "job_labels", "ix_jobs_rung"} & statements(url).keys()
+    assert not {"checkpoints", "job_labels"} & statements(url).keys()
     upgrade(url)
     assert statements(url) == newest
     with database.read() as connection:
@@ -94,6 +95,30 @@ def test_a_text_survives_the_way_down_and_up(database: Database, settings: Setti
     upgrade(settings.database_url)
     with database.read() as connection:
         assert datasets.list_page(connection) == ([text], None)
+
+
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+def test_on_the_way_down_nobody_was_told_of_a_job(database: Database, settings: Settings) -> None:
+    with database.begin() as connection:
+        job = repository.accept(connection, type="quantize", input={})
+    assert told(database) == (None, False)
+    downgrade(settings.database_url, "0006")
+    assert told(database) == (False, True)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT rung_at FROM jobs").scalars().all() == [0]
+    upgrade(settings.database_url)
+    assert told(database) == (None, False)
+    with database.read() as connection:
+        assert repository.get(connection, job.id) == job
+
+
+def told(database: Database) -> tuple[bool | None, bool]:
+    """Whether `rung_at` may be NULL, if it is there; whether its index is."""
+    with database.read() as connection:
+        found = inspect(connection)
+        columns = {column["name"]: column["nullable"] for column in found.get_columns("jobs")}
+        indexes = {index["name"] for index in found.get_indexes("jobs")}
+    return columns.get("rung_at"), "ix_jobs_rung" in indexes
 
 
 def test_there_is_no_way_down_for_rows(database: Database, settings: Settings) -> None:

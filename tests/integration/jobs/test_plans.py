@@ -32,10 +32,6 @@ QUERIES: dict[str, tuple[Callable[[Connection, Settings], object], str]] = {
         lambda c, _: repository.list_jobs(c, model="org/nobody", limit=20),
         "ix_jobs_model_id",
     ),
-    "who waits unheard": (
-        lambda c, s: maintenance.sweep(c, s),
-        "ix_jobs_rung",
-    ),
     "claim": (
         lambda c, _: leases.claim(c, worker_id="w", device_class="cpu", lease_ttl_s=60),
         "ix_jobs_claim",
@@ -45,7 +41,7 @@ QUERIES: dict[str, tuple[Callable[[Connection, Settings], object], str]] = {
 
 @pytest.fixture(params=[False, True], ids=["as it grew", "analyzed"])
 def filled(database: Database, request: pytest.FixtureRequest) -> Database:
-    """A long queue, of all of which workers were told."""
+    """A long queue."""
     fill(database, ROWS)
     if request.param or database.is_postgresql:  # whose autovacuum does it
         analyze(database)
@@ -57,9 +53,9 @@ def let_wait(database: Database) -> None:
     with database.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO jobs (id, type, owner, state, attempt, infra_losses, event_seq, priority,"
-            " device_class, input, labels, metadata, created_at, run_after, rung_at, waits_for)"
+            " device_class, input, labels, metadata, created_at, run_after, waits_for)"
             " SELECT 'w' || substr(id, 2), 'finetune', owner, state, 0, 0, 1, 100, device_class,"
-            " input, '{}', '{}', created_at, run_after, 0, id"
+            " input, '{}', '{}', created_at, run_after, id"
             f" FROM jobs ORDER BY id LIMIT {ROWS // 2}"
         )
     if database.is_postgresql:
@@ -88,17 +84,9 @@ def test_no_query_reads_the_whole_table(filled: Database, settings: Settings, na
 def test_those_that_wait_for_another_are_not_looked_at(
     filled: Database, settings: Settings
 ) -> None:
-    """By a claim or for a ring: their index does not hold them."""
+    """By a claim: its index does not hold them."""
     let_wait(filled)
-    for name in ("claim", "who waits unheard"):
-        query, index = QUERIES[name]
-        with filled.begin() as connection, selects(connection) as asked:
-            query(connection, settings)
-        plans = [plan_of(filled, *question) for question in asked]
-        (plan,) = [plan for plan in plans if index in plan]
-        assert "Sort" not in plan and "TEMP B-TREE" not in plan
-        for plan in plans:
-            assert "Seq Scan on job" not in plan and not re.search(r"SCAN job\w+(?! USING)", plan)
+    test_no_query_reads_the_whole_table(filled, settings, "claim")
 
 
 def test_who_waits_for_a_job_is_found_by_it(filled: Database) -> None:
@@ -110,14 +98,6 @@ def test_who_waits_for_a_job_is_found_by_it(filled: Database) -> None:
     plans = [plan_of(filled, *question) for question in asked]
     (plan,) = [plan for plan in plans if "ix_jobs_waits_for" in plan]
     assert "Seq Scan" not in plan
-
-
-def test_only_those_unheard_for_long_are_looked_at(filled: Database, settings: Settings) -> None:
-    with filled.begin() as connection, selects(connection) as asked:
-        maintenance.sweep(connection, settings)
-    plans = [plan_of(filled, *question) for question in asked]
-    (plan,) = [plan for plan in plans if "ix_jobs_rung" in plan]
-    assert re.search(r"(Index Cond: |USING INDEX ).*rung_at ?<", plan), plan
 
 
 @pytest.mark.parametrize(
@@ -142,9 +122,18 @@ def test_only_those_whose_time_is_over_are_looked_at(
     assert re.search(rf"(Index Cond: |USING INDEX ).*{moment}_at ?<", plan), plan
 
 
-def test_a_sweep_looks_at_the_queue_once(filled: Database, settings: Settings) -> None:
-    """Whatever else it looks for, it does not go through all who wait."""
+def test_a_sweep_does_not_look_at_the_queue(filled: Database, settings: Settings) -> None:
+    """Whatever it looks for, it does not go through all who wait."""
     with filled.begin() as connection, selects(connection) as asked:
         maintenance.sweep(connection, settings)
-    values = [list(v.values()) if isinstance(v, dict) else list(v) for _, v in asked]
-    assert [State.QUEUED in some for some in values].count(True) == 1
+    assert asked
+    for question in asked:
+        assert State.QUEUED not in parameters_of(question)
+        plan = plan_of(filled, *question)
+        assert "ix_jobs_claim" not in plan
+        assert "Seq Scan on job" not in plan and not re.search(r"SCAN job\w+(?! USING)", plan)
+
+
+def parameters_of(question: tuple[str, Any]) -> list[Any]:
+    _, parameters = question
+    return list(parameters.values() if isinstance(parameters, dict) else parameters)
