@@ -21,8 +21,8 @@ from jobs.errors import StoreUnavailable
 from jobs.schema import jobs as jobs_table
 from jobs.settings import Settings
 from jobs.states import State
+from tests.fault.worker.running import running
 from tests.fault.worker.support import House, eventually
-from tests.fault.worker.test_attempts import running
 from tests.fault.worker.test_resume import run_once
 from worker import bases, supervisor
 from worker.context import Worker

@@ -18,8 +18,8 @@ from jobs.job import Job
 from jobs.requests import QuantizeRequest
 from jobs.settings import Settings
 from jobs.states import State
+from tests.fault.worker.running import running
 from tests.fault.worker.support import HERE, House, eventually
-from tests.fault.worker.test_attempts import running
 from tests.tiny_models import make_tiny
 from worker import checkpoints as worker_checkpoints
 from worker import patience

@@ -1,9 +1,11 @@
-"""A dataset that a tiny model can learn."""
+"""What a tiny model is quantized to, and a dataset that it can learn."""
 
 import json
 from pathlib import Path
 
 import pytest
+
+from tests.integration.core.finetune.support import quantized
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +18,8 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quantized(tmp_path_factory.mktemp("base"))
