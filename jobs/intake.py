@@ -15,6 +15,7 @@ from apiq_core.resolve import resolve
 from apiq_core.too_little_text import too_little_text
 from jobs import chains, datasets, finetunes, models, quotas, repository, secrets, texts
 from jobs.database import Database
+from jobs.datasets.files import SOURCE, TEXT
 from jobs.errors import (
     DatasetNotFound,
     IdempotencyKeyReused,
@@ -323,19 +324,19 @@ def check_datasets(connection: Connection, request: QuantizeRequest, owner: str)
         ("evaluation", evaluation.source, evaluation.samples, 0, evaluation.length),
     ]
     for name, source, samples, held_out, length in asked:
-        if source is None or not source.startswith(texts.DATASET):
+        if source is None or not source.startswith(SOURCE):
             continue
         try:
-            dataset = datasets.lock(connection, source.removeprefix(texts.DATASET), owner)
+            dataset = datasets.lock(connection, source.removeprefix(SOURCE), owner)
         except DatasetNotFound:
             raise UserError(
                 "unknown_source",
-                f"there is no dataset {source.removeprefix(texts.DATASET)}",
+                f"there is no dataset {source.removeprefix(SOURCE)}",
                 param=f"{name}.source",
                 value=source,
                 legal="a dataset of GET /datasets, wikitext2, builtin",
             ) from None
-        if dataset.kind != texts.TEXT:
+        if dataset.kind != TEXT:
             raise UserError(
                 "wrong_dataset_kind",
                 f"{name}.source is {source}, a dataset of kind {dataset.kind}; "

@@ -12,17 +12,11 @@ from pathlib import Path
 from apiq_core.config import QuantizeConfig
 from jobs import hub
 from jobs.artifacts import ArtifactStore
+from jobs.datasets.files import SOURCE, TEXT, fetch_dataset
 from jobs.settings import Settings
 
 BUILTIN = "builtin"
 WIKITEXT2 = "wikitext2"
-DATASET = "dataset:"
-
-# kinds of uploaded datasets
-TEXT = "text"
-ROWS = "rows"
-SUFFIXES = {".txt": TEXT, ".jsonl": ROWS, ".ndjson": ROWS}  # of files that come in
-DATASET_FILES = {TEXT: "data.txt", ROWS: "data.jsonl"}
 
 # the raw text as a plain zip; the better known repository has parquet only
 WIKITEXT2_REPOSITORY = "ggml-org/ci"
@@ -33,16 +27,6 @@ WIKITEXT2_MEMBERS = ("wikitext-2-raw/wiki.train.raw", "wikitext-2-raw/wiki.test.
 HUB_ANSWER_TTL_S = 60.0
 
 _hub_answers: dict[str, tuple[bool, float]] = {}  # endpoint -> answer, when it is stale
-
-
-def dataset_key(dataset_id: str, kind: str) -> str:
-    """Where an uploaded dataset lies in the artifact store."""
-    return f"{dataset_prefix(dataset_id)}/{DATASET_FILES[kind]}"
-
-
-def dataset_prefix(dataset_id: str) -> str:
-    """Under which there is nothing but that dataset."""
-    return f"datasets/{dataset_id}"
 
 
 def default_source(settings: Settings) -> str:
@@ -67,25 +51,16 @@ def fetch_texts(config: QuantizeConfig, scratch_dir: Path, store: ArtifactStore)
     texts: dict[str, Path] = {}
     for source in {config.calibration.source, config.evaluation.source} - {None, BUILTIN}:
         assert source is not None
-        target = scratch_dir / f"{source.replace(':', '-')}.txt"
-        target.parent.mkdir(parents=True, exist_ok=True)
         if source == WIKITEXT2:
-            _fetch_wikitext2(target)
+            texts[source] = _fetch_wikitext2(scratch_dir)
         else:
-            _copy_dataset(store, source.removeprefix(DATASET), TEXT, target)
-        texts[source] = target
+            texts[source] = fetch_dataset(source.removeprefix(SOURCE), TEXT, scratch_dir, store)
     return texts
 
 
-def fetch_dataset(dataset_id: str, kind: str, scratch_dir: Path, store: ArtifactStore) -> Path:
-    """Bring a dataset to `scratch_dir`; its suffix tells the kind: `.txt` or `.jsonl`."""
-    target = scratch_dir / f"{dataset_id}{Path(DATASET_FILES[kind]).suffix}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _copy_dataset(store, dataset_id, kind, target)
-    return target
-
-
-def _fetch_wikitext2(target: Path) -> None:
+def _fetch_wikitext2(scratch_dir: Path) -> Path:
+    scratch_dir.mkdir(parents=True, exist_ok=True)
+    target = scratch_dir / f"{WIKITEXT2}.txt"
     repository = hub.HubRepository(WIKITEXT2_REPOSITORY, "main", ())
     archive = hub.download_dataset_file(repository, WIKITEXT2_FILE, target.parent)
     with zipfile.ZipFile(archive) as files, target.open("wb") as out:
@@ -93,9 +68,4 @@ def _fetch_wikitext2(target: Path) -> None:
             with files.open(name) as member:
                 shutil.copyfileobj(member, out)
     archive.unlink()
-
-
-def _copy_dataset(store: ArtifactStore, dataset_id: str, kind: str, target: Path) -> None:
-    with target.open("wb") as out:
-        for chunk in store.open_range(dataset_key(dataset_id, kind)):
-            out.write(chunk)
+    return target

@@ -17,6 +17,7 @@ from apiq_core.errors import InfraError, UserError
 from apiq_core.events import Event
 from jobs import finetunes, models, texts
 from jobs.artifacts import open_store
+from jobs.datasets.files import fetch_dataset
 from jobs.requests import FinetuneRequest, QuantizeRequest
 from jobs.settings import Settings
 from worker import bases, patience
@@ -86,7 +87,7 @@ def finetune_job(link: Link) -> dict[str, Any]:
     data = {
         dataset_id: patience.with_store(
             partial(
-                texts.fetch_dataset,
+                fetch_dataset,
                 dataset_id,
                 spec.input["dataset_kind"],
                 scratch_dir / "data",

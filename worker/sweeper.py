@@ -14,7 +14,7 @@ import structlog
 
 from jobs import doorbell, maintenance
 from jobs.artifacts import job_prefix
-from jobs.texts import dataset_prefix
+from jobs.datasets.files import dataset_prefix
 from worker import health
 from worker.checkpoints import clear
 from worker.context import Worker

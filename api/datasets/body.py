@@ -14,9 +14,9 @@ from api.limits import DRAIN_BYTES
 from api.problems import ApiError
 from api.validation import describe, quoted
 from apiq_core.errors import UserError
+from jobs.datasets.files import ROWS, SUFFIXES, TEXT
 from jobs.datasets.hub_splits import HubDataset
 from jobs.datasets.upload import Upload
-from jobs.texts import ROWS, SUFFIXES, TEXT
 
 MAX_NAME_CHARACTERS = 200
 MAX_JSON_BYTES = 64 * 1024

@@ -182,7 +182,7 @@ class _LogScale:
 
     def __init__(self, values: Iterable[Any], *, bottom: float, top: float) -> None:
         positive = [x for x in map(finite, values) if x is not None and x > 0] or [1.0]
-        self.ticks = _log_ticks(min(positive), max(positive))
+        self.ticks = log_ticks(min(positive), max(positive))
         self._low, self._high = math.log10(self.ticks[0]), math.log10(self.ticks[-1])
         self._bottom, self._top = bottom, top
 
@@ -193,7 +193,7 @@ class _LogScale:
         return self._bottom - share * (self._bottom - self._top)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Round values that enclose low and high: 1, 2, 5 of each decade, or decades if many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 3 else (1,)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from apiq_core.html.charts import log_ticks
 from apiq_core.html.markup import Html, tag
 
 WIDTH, HEIGHT = 720, 420
@@ -57,7 +58,7 @@ class Scale:
     def __init__(self, values: Sequence[float], axis: Axis, start: float, end: float) -> None:
         self.axis, self._start, self._end = axis, start, end
         low, high = min(values), max(values)
-        self.ticks = _log_ticks(low, high) if axis.log else _linear_ticks(low, high)
+        self.ticks = _ticks(low, high, axis)
         ends = (min(low, self.ticks[0]), max(high, self.ticks[-1]))
         self._low, self._high = (self._place(value) for value in ends)
 
@@ -82,21 +83,13 @@ def _linear_ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of each decade that enclose low and high; decades alone if these are many.
-
-    Within half a decade as on a linear axis.
-    """
+def _ticks(low: float, high: float, axis: Axis) -> list[float]:
+    """Round values that enclose low and high; within half a decade a log axis has linear ones."""
+    if not axis.log:
+        return _linear_ticks(low, high)
     if 1 < high / low < LEAST_DECADE:
         return [tick for tick in _linear_ticks(low, high) if tick > 0]
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    marks = (1, 2, 5) if last - first <= 2 else (1,)
-    ticks = [m * 10.0**e for e in range(first, last + 1) for m in marks]
-    while len(ticks) > 2 and ticks[1] <= low:
-        del ticks[0]
-    while len(ticks) > 2 and ticks[-2] >= high:
-        del ticks[-1]
-    return ticks
+    return log_ticks(low, high)
 
 
 def _grid(across: Scale, up: Scale) -> list[Html]:

@@ -8,10 +8,10 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, selec
 
 from jobs import cursors, quotas, schema
 from jobs.clock import from_now, now
+from jobs.datasets.files import SOURCE
 from jobs.errors import DatasetInUse, DatasetNotFound
 from jobs.settings import Settings
 from jobs.states import TERMINAL
-from jobs.texts import DATASET
 
 ABANDONED_AFTER_S = 24 * 3600.0  # no upload takes a day
 
@@ -94,7 +94,7 @@ def delete(connection: Connection, dataset_id: str, owner: str | None = None) ->
     Raises `DatasetInUse` while a job that has not ended reads it.
     """
     _one(connection, dataset_id, owner, "alone")  # waits for those who are accepting such a job
-    jobs, source = schema.jobs, f"{DATASET}{dataset_id}"
+    jobs, source = schema.jobs, f"{SOURCE}{dataset_id}"
     query = (
         select(jobs.c.id)
         .where(jobs.c.state.not_in([state.value for state in TERMINAL]))

@@ -8,7 +8,7 @@ import codecs
 
 from apiq_core.errors import UserError
 from apiq_core.finetune.data import Findings, Lines
-from jobs.texts import ROWS, TEXT
+from jobs.datasets.files import ROWS, TEXT
 
 
 class TextContent:

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from apiq_core.config import LEGAL_MODEL_ID, MODEL_ID, is_model_id
 from apiq_core.errors import UserError
+from jobs.datasets.files import ROWS, SUFFIXES, TEXT
 from jobs.requests import HubToken, Revision
-from jobs.texts import ROWS, SUFFIXES, TEXT
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$"
 MAX_FILES = 200  # of a split; each is a request to the hub

@@ -6,7 +6,7 @@ from apiq_core.finetune.data import MAX_LINE_BYTES, Findings, Lines
 from apiq_core.finetune.rows import Row, Segment
 from jobs.artifacts import ArtifactStore
 from jobs.datasets import Dataset
-from jobs.texts import TEXT, dataset_key
+from jobs.datasets.files import TEXT, dataset_key
 
 ROWS = 3
 TEXT_CHARACTERS = 1000

@@ -14,10 +14,10 @@ from apiq_core.errors import UserError
 from jobs.artifacts import ArtifactStore
 from jobs.database import Database
 from jobs.datasets import Dataset, tokenizers
+from jobs.datasets.files import ROWS, dataset_key
 from jobs.datasets.limited_process import command, environment, last_words
 from jobs.datasets.previews import MAX_PREVIEW_BYTES
 from jobs.settings import Settings
-from jobs.texts import ROWS, dataset_key
 
 COUNTED_BYTES = MAX_PREVIEW_BYTES  # of a larger dataset the beginning; holds any three rows
 TIMEOUT_S = 120.0

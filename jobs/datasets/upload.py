@@ -16,8 +16,8 @@ from apiq_core.errors import UserError
 from jobs.artifacts import ArtifactStore
 from jobs.datasets import ABANDONED_AFTER_S, Dataset
 from jobs.datasets.contents import CONTENTS, Content
+from jobs.datasets.files import dataset_key
 from jobs.settings import Settings
-from jobs.texts import dataset_key
 
 
 class DatasetTooLarge(UserError):

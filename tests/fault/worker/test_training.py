@@ -10,8 +10,9 @@ import pytest
 
 from apiq_core.config import QuantizeConfig
 from apiq_core.quantize import quantize
-from jobs import checkpoints, datasets, intake, leases, repository, texts
+from jobs import checkpoints, datasets, intake, leases, repository
 from jobs.checkpoints import Checkpoint
+from jobs.datasets.files import ROWS, TEXT
 from jobs.datasets.upload import Upload
 from jobs.intake import Order
 from jobs.job import Job
@@ -77,7 +78,7 @@ def dataset(house: House) -> str:
         json.dumps({"question": f"What is {n % 7} and {n % 5}?", "answer": f"{n % 7 + n % 5}"})
         for n in range(20)
     ]
-    return upload(house, "\n".join(lines).encode(), texts.ROWS)
+    return upload(house, "\n".join(lines).encode(), ROWS)
 
 
 def upload(house: House, content: bytes, kind: str) -> str:
@@ -135,7 +136,7 @@ def test_killed_while_it_trains(hosts: Hosts, base: Job, dataset: str) -> None:
 def test_a_validation_set_is_read_and_named(hosts: Hosts, base: Job, dataset: str) -> None:
     house = hosts.house
     held_out = b'{"question": "What is 0 and 0?", "answer": "0"}\n{"text": "Nothing of it."}\n'
-    validation = upload(house, held_out, texts.ROWS)
+    validation = upload(house, held_out, ROWS)
     job = accept(house, base.id, dataset, validation=validation)
     job = hosts.run("trained", "3")
     assert job.state == State.QUEUED
@@ -265,7 +266,7 @@ def test_a_base_stays_while_it_is_trained_on(hosts: Hosts, base: Job, dataset: s
 
 def test_what_no_worker_can_train_on_is_the_users_fault(hosts: Hosts, base: Job) -> None:
     house = hosts.house
-    accept(house, base.id, upload(house, b"word", texts.TEXT))
+    accept(house, base.id, upload(house, b"word", TEXT))
     job = hosts.run()
     assert job.state == State.FAILED and job.error is not None
     assert (job.error["code"], job.error["fault"]) == ("too_little_data", "user")

@@ -11,7 +11,7 @@ import pytest
 from jobs.artifacts.directory import DirectoryStore
 from jobs.artifacts.s3 import S3Store
 from jobs.datasets import previews
-from jobs.texts import dataset_key
+from jobs.datasets.files import dataset_key
 from tests.columns import stored_keys
 from tests.integration.api.support import Service, leftovers
 
