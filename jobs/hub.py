@@ -114,8 +114,20 @@ def read_tensor_headers(model: HubModel) -> dict[str, TensorHeader]:
     return tensors
 
 
+def needed_bytes(model: HubModel) -> int:
+    """At most what `download_model` fetches: an index may leave some of the weights out."""
+    return sum(
+        size
+        for name, size in model.sizes_bytes
+        if name in PLAIN_FILES or WEIGHTS_NAME.fullmatch(name)
+    )
+
+
 def download_model(model: HubModel, directory: Path, on_bytes: OnBytes) -> None:
-    """Fetch config, tokenizer and weights into `directory`; nothing else is ever fetched."""
+    """Fetch config, tokenizer and weights into `directory`; nothing else is ever fetched.
+
+    What is there already, whole or in part, is not fetched again.
+    """
     sizes = dict(model.sizes_bytes)
     plain = [name for name in PLAIN_FILES if name in sizes]
     with _hub_errors(model.model_id, model.commit):

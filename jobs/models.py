@@ -1,11 +1,13 @@
 """Where a model is: the models directory first, then the hub.
 
-`locate` when a job is accepted, `inspect` before it is, `fetch` when it runs.
+`locate` when a job is accepted, `inspect` before it is, `fetched` when it runs.
 """
 
 import difflib
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from pydantic import SecretStr
 from apiq_core.config import LEGAL_MODEL_ID, is_model_id
 from apiq_core.errors import InfraError, UserError
 from apiq_core.inspect import ModelFacts, check_files, facts_from, inspect_model
-from jobs import hub
+from jobs import downloads, hub
 from jobs.fingerprint import fingerprint
 from jobs.settings import Settings
 
@@ -109,14 +111,15 @@ def _inspect_local(directory: Path, revision: str) -> ModelFacts:
     return inspect_model(directory)
 
 
-def fetch(located: Located, scratch_dir: Path, on_bytes: hub.OnBytes) -> Path:
-    """The checkpoint as a directory: where it is if local, else downloaded to `scratch_dir`."""
+@contextmanager
+def fetched(located: Located, settings: Settings, on_bytes: hub.OnBytes) -> Iterator[Path]:
+    """The checkpoint's directory, while the block lasts: where it is if local, else downloaded."""
     if located.directory is not None:
-        return located.directory
+        yield located.directory
+        return
     assert located.on_hub is not None
-    scratch_dir.mkdir(parents=True, exist_ok=True)
-    hub.download_model(located.on_hub, scratch_dir, on_bytes)
-    return scratch_dir
+    with downloads.downloaded(located.on_hub, settings, on_bytes) as directory:
+        yield directory
 
 
 def _local_directory(model_id: str, models_dir: Path) -> Path | None:

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
         description="A request must have arrived by then; an upload may pause as long.",
     )
     hub_timeout_s: float = Field(5.0, gt=0, description="Of one question to the model hub.")
+    downloads_bytes: int = Field(
+        100 * 10**9,
+        ge=0,
+        description="Models of the hub that a worker's host keeps between jobs, together; those in "
+        "use are never deleted. 0 keeps none.",
+    )
 
     secret_key: SecretStr | None = Field(
         None,
@@ -152,6 +158,11 @@ class Settings(BaseSettings):
     def scratch_dir(self) -> Path:
         """Where attempts work; nothing in it outlives its attempt."""
         return self.data_dir / "scratch"
+
+    @property
+    def downloads_dir(self) -> Path:
+        """Models of the hub, a directory each; the least recently used are deleted."""
+        return self.data_dir / "downloads"
 
     @property
     def pulse_dir(self) -> Path:

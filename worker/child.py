@@ -6,7 +6,8 @@ A crash, an out-of-memory kill or a CUDA fault ends this process, not the worker
 import hashlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pydantic import SecretStr
 from apiq_core.errors import InfraError, UserError
 from apiq_core.events import Event
 from jobs import finetunes, models, texts
-from jobs.artifacts import open_store
+from jobs.artifacts import ArtifactStore, open_store
 from jobs.datasets.files import fetch_dataset
 from jobs.requests import FinetuneRequest, QuantizeRequest
 from jobs.settings import Settings
@@ -48,22 +49,22 @@ def quantize_job(link: Link) -> dict[str, Any]:
 
     link.on_event(Event("phase", {"phase": "downloading"}))
     located = models.locate(request.model, request.revision, settings, _token(spec))
-    model_dir = models.fetch(located, scratch_dir / "source", Download(link).on_bytes)
     fetch = partial(texts.fetch_texts, config, scratch_dir / "texts", open_store(settings))
-    found = patience.with_store(fetch, link.check)
+    with models.fetched(located, settings, Download(link).on_bytes) as model_dir:
+        found = patience.with_store(fetch, link.check)
 
-    from apiq_core.quantize import quantize  # torch: seconds to import, so not before it is needed
+        from apiq_core.quantize import quantize  # torch: seconds to import, so not before it has to
 
-    report = quantize(
-        model_dir,
-        spec.out_dir,
-        config,
-        on_event=link.on_event,
-        should_stop=link.should_stop,
-        texts=found,
-        device=settings.device,
-        model_name=request.model,
-    )
+        report = quantize(
+            model_dir,
+            spec.out_dir,
+            config,
+            on_event=link.on_event,
+            should_stop=link.should_stop,
+            texts=found,
+            device=settings.device,
+            model_name=request.model,
+        )
     return {"metrics": report.headline(), "text_sha256": fingerprints(found)}
 
 
@@ -77,46 +78,50 @@ def finetune_job(link: Link) -> dict[str, Any]:
     request = FinetuneRequest.from_input(spec.input)
 
     link.on_event(Event("phase", {"phase": "downloading"}))
-    if request.base_job is None:
-        located = models.locate(request.base, request.revision, settings, _token(spec))
-        model_dir = models.fetch(located, scratch_dir / "source", Download(link).on_bytes)
-        adapter_dir = None
-    else:
-        bases.fetch(spec.base_files, scratch_dir / "base", store, link.check)
-        model_dir, adapter_dir = scratch_dir / "base" / "model", scratch_dir / "base" / "adapter"
-    data = {
-        dataset_id: patience.with_store(
-            partial(
-                fetch_dataset,
-                dataset_id,
-                spec.input["dataset_kind"],
-                scratch_dir / "data",
-                store,
-            ),
-            link.check,
+    with base_of(request, link, settings, store) as (model_dir, adapter_dir):
+        fetch = partial(fetch_dataset, scratch_dir=scratch_dir / "data", store=store)
+        data = {
+            dataset_id: patience.with_store(
+                partial(fetch, dataset_id, spec.input["dataset_kind"]), link.check
+            )
+            for dataset_id in (request.dataset, request.validation)
+            if dataset_id is not None
+        }
+
+        from apiq_core.finetune.finetune import finetune
+
+        report = finetune(
+            model_dir,
+            adapter_dir,
+            data[request.dataset],
+            spec.out_dir,
+            request.config(),
+            validation=None if request.validation is None else data[request.validation],
+            on_event=link.on_event,
+            should_stop=link.should_stop,
+            device=settings.device,
+            base_name=request.base,
+            model_name=spec.input["model"],
+            is_job=request.base_job is not None,
+            bits=request.bits,
         )
-        for dataset_id in (request.dataset, request.validation)
-        if dataset_id is not None
-    }
-
-    from apiq_core.finetune.finetune import finetune
-
-    report = finetune(
-        model_dir,
-        adapter_dir if adapter_dir and adapter_dir.is_dir() else None,
-        data[request.dataset],
-        spec.out_dir,
-        request.config(),
-        validation=None if request.validation is None else data[request.validation],
-        on_event=link.on_event,
-        should_stop=link.should_stop,
-        device=settings.device,
-        base_name=request.base,
-        model_name=spec.input["model"],
-        is_job=request.base_job is not None,
-        bits=request.bits,
-    )
     return {"metrics": report.headline(), "text_sha256": fingerprints(data)}
+
+
+@contextmanager
+def base_of(
+    request: FinetuneRequest, link: Link, settings: Settings, store: ArtifactStore
+) -> Iterator[tuple[Path, Path | None]]:
+    """The folders of what is trained on, its adapter's if it has one: a model's, or a job's."""
+    if request.base_job is None:
+        located = models.locate(request.base, request.revision, settings, _token(link.spec))
+        with models.fetched(located, settings, Download(link).on_bytes) as model_dir:
+            yield model_dir, None
+        return
+    folder = Path(link.spec.scratch_dir) / "base"
+    bases.fetch(link.spec.base_files, folder, store, link.check)
+    adapter_dir = folder / "adapter"
+    yield folder / "model", adapter_dir if adapter_dir.is_dir() else None
 
 
 class Download:

@@ -1,6 +1,6 @@
 """A thread of every worker, from boot: looks after jobs that nobody looks after.
 
-One worker at a time sweeps the records; every worker clears its own host's scratch.
+One worker at a time sweeps the records; every worker clears its own host's disk.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from jobs import doorbell, maintenance
+from jobs import doorbell, downloads, maintenance
 from jobs.artifacts import job_prefix
 from jobs.datasets.files import dataset_prefix
 from worker import health
@@ -40,6 +40,7 @@ class Sweeper(threading.Thread):
             try:
                 sweep(self._worker, self._end)
                 prune_scratch(self._worker)
+                downloads.prune(self._worker.settings)
                 health.touch(self._worker.settings, self._worker.worker_id)
             except Exception:
                 log.exception("sweep_broke")

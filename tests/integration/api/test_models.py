@@ -36,7 +36,8 @@ class TestLocal:
         assert located.directory == directory
         assert located.revision.startswith("local:")
         assert models.inspect(located).block_count == 2
-        assert models.fetch(located, settings.data_dir / "scratch", lambda *_: None) == directory
+        with models.fetched(located, settings, lambda *_: None) as found:
+            assert found == directory
 
     def test_local_goes_before_the_hub(
         self, settings: Settings, tiny_model: Path, hub: Hub
@@ -139,24 +140,24 @@ class TestHub:
         assert facts == models.inspect(models.Located("same", "local:", local))
 
     def test_fetches_only_what_is_needed(
-        self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path
+        self, settings: Settings, tiny_model: Path, hub: Hub
     ) -> None:
         repository = put_on_hub(hub, tiny_model)
         for name in ("modeling_evil.py", "pytorch_model.bin", "README.md", "other.safetensors"):
             (repository / name).write_text("never fetched")
         seen: list[tuple[int, int]] = []
         located = models.locate(NAME, None, settings)
-        directory = models.fetch(located, tmp_path / "out", lambda *x: seen.append(x))
         wanted = {"config.json", "generation_config.json", "tokenizer.json"}
         wanted |= {"tokenizer_config.json", "model.safetensors"}
-        assert {path.name for path in directory.iterdir() if path.is_file()} == wanted
+        with models.fetched(located, settings, lambda *x: seen.append(x)) as directory:
+            assert {path.name for path in directory.iterdir() if path.is_file()} == wanted
+            for name in wanted:
+                assert (directory / name).read_bytes() == (tiny_model / name).read_bytes()
         assert hub.fetched() == wanted
-        for name in wanted:
-            assert (directory / name).read_bytes() == (tiny_model / name).read_bytes()
         assert seen == sorted(seen)
         assert seen[-1][0] == seen[-1][1] == sum((tiny_model / x).stat().st_size for x in wanted)
 
-    def test_sharded(self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path) -> None:
+    def test_sharded(self, settings: Settings, tiny_model: Path, hub: Hub) -> None:
         from transformers import AutoModelForCausalLM
 
         repository = put_on_hub(hub, tiny_model)
@@ -168,29 +169,30 @@ class TestHub:
         assert len(shards) > 1
         located = models.locate(NAME, None, settings)
         assert models.inspect(located).block_count == 2
-        directory = models.fetch(located, tmp_path / "out", lambda *_: None)
-        assert {path.name for path in directory.glob("*.safetensors")} == shards
+        with models.fetched(located, settings, lambda *_: None) as directory:
+            assert {path.name for path in directory.glob("*.safetensors")} == shards
 
     def test_a_broken_download_is_continued(
-        self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path
+        self, settings: Settings, tiny_model: Path, hub: Hub
     ) -> None:
         put_on_hub(hub, tiny_model)
         located = models.locate(NAME, None, settings)
         hub.cut_after_bytes = 100_000
-        directory = models.fetch(located, tmp_path / "out", lambda *_: None)
-        content = (directory / "model.safetensors").read_bytes()
+        with models.fetched(located, settings, lambda *_: None) as directory:
+            content = (directory / "model.safetensors").read_bytes()
         assert hub.cut_after_bytes is None
         assert content == (tiny_model / "model.safetensors").read_bytes()
 
     def test_an_index_that_names_a_path(
-        self, settings: Settings, tiny_model: Path, hub: Hub, tmp_path: Path
+        self, settings: Settings, tiny_model: Path, hub: Hub
     ) -> None:
         repository = put_on_hub(hub, tiny_model)
         index = {"weight_map": {"x": "../../secret.safetensors"}}
         (repository / "model.safetensors.index.json").write_text(json.dumps(index))
         located = models.locate(NAME, None, settings)
-        with pytest.raises(UserError) as caught:
-            models.fetch(located, tmp_path / "out", lambda *_: None)
+        nothing = models.fetched(located, settings, lambda *_: None)
+        with pytest.raises(UserError) as caught, nothing:
+            pass
         assert caught.value.code == "missing_weights"
 
     def test_unknown_says_where_it_looked(self, settings: Settings, hub: Hub) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from jobs.requests import QuantizeRequest
 from jobs.settings import Settings
 from jobs.states import State
 from tests.fault.worker.support import House, eventually, worker_process
+from tests.integration.api.hub_server import Hub, serve_hub
 from tests.tiny_models import make_tiny
 
 SMALL: dict[str, Any] = {
@@ -39,6 +42,14 @@ def house(settings: Settings, database: Database, store: ArtifactStore) -> House
     return House(settings, database, store)
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serve_hub(tmp_path / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        yield hub
+
+
 def accept(house: House, **changes: Any) -> Job:
     order = Order(QuantizeRequest.model_validate(SMALL | changes))
     request = intake.resolve_order(order, house.settings).request
@@ -48,17 +59,20 @@ def accept(house: House, **changes: Any) -> Job:
     return job
 
 
-def test_quantize_through_the_real_worker(house: House, tmp_path: Path) -> None:
+def test_quantize_through_the_real_worker(house: House, hub: Hub, tmp_path: Path) -> None:
     model = make_tiny(house.settings.models_dir / "tiny")
+    shutil.copytree(model, hub.root / "models" / "org" / "once")
     environment = os.environ | house.settings.environment()
     process = subprocess.Popen([sys.executable, "-m", "worker"], env=environment)
     try:
-        good = accept(house)
+        good = accept(house, model="org/once")
         good = eventually(lambda: _ended(house, good), "the end", within_s=180)
         assert good.state == State.SUCCEEDED, good.error
 
-        budget = accept(house, bits=None, bits_per_weight=4.0)
+        budget = accept(house, model="org/once", bits=None, bits_per_weight=4.0)
+        hub.requests.clear()  # what was asked for to accept it
         budget = eventually(lambda: _ended(house, budget), "the end", within_s=180)
+        assert hub.fetched() == set()  # the job before has
 
         # weights that are no numbers, which no header tells: the user's fault, in the core's words
         with (model / "model.safetensors").open("rb+") as file:
@@ -97,7 +111,7 @@ def test_quantize_through_the_real_worker(house: House, tmp_path: Path) -> None:
         "adapter/adapter_model.safetensors",
     } <= files.keys()
     manifest = json.loads(house.content(files["manifest.json"].key))
-    assert manifest["model"] == "tiny"
+    assert manifest["model"] == "org/once"
     assert manifest["revision"] == good.input["revision"]
     assert manifest["config"]["seed"] == 0
     assert manifest["calibration"]["source"] == "builtin"
