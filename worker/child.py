@@ -103,6 +103,8 @@ def finetune_job(link: Link) -> dict[str, Any]:
             base_name=request.base,
             model_name=spec.input["model"],
             is_job=request.base_job is not None,
+            is_on_hub=request.base_job is None
+            and not models.is_local(request.base, request.revision, settings),
             bits=request.bits,
         )
     return {"metrics": report.headline(), "text_sha256": fingerprints(data)}

@@ -58,6 +58,7 @@ def finetune(
     base_name: str | None = None,
     model_name: str | None = None,
     is_job: bool = False,
+    is_on_hub: bool = False,
     bits: int | None = None,
     group_size: int | None = None,
 ) -> FinetuneReport:
@@ -67,10 +68,10 @@ def finetune(
     `model_dir` is a quantize job's `model/` or a full-precision checkpoint, `adapter_dir` the
     job's `adapter/`, or None if there is none. `dataset` is JSONL (`apiq_core.finetune.rows`) or,
     as `.txt`, plain text; `validation` is a file alike that is held out, or None for a share of
-    `dataset`. `base_name` is what the card calls the base, a quantize job if `is_job`, and
-    `model_name` the model that it is of. `bits` and `group_size` say to what `l4q` quantizes a
-    full-precision checkpoint. A run that was stopped goes on from its checkpoint in `out_dir`.
-    Raises `UserError` for input that cannot be trained on.
+    `dataset`. `base_name` is what the card calls the base, a quantize job if `is_job`, an id of
+    the hub if `is_on_hub`, and `model_name` the model that it is of. `bits` and `group_size` say to
+    what `l4q` quantizes a full-precision checkpoint. A run that was stopped goes on from its
+    checkpoint in `out_dir`. Raises `UserError` for input that cannot be trained on.
 
     Of several `processes` all call it alike, on one machine; one stops them all. Only the main one
     tells and writes, and the others return its report.
@@ -173,7 +174,7 @@ def finetune(
     write_text(out_dir / "report.json", report.model_dump_json(indent=2) + "\n")
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))
     is_mixed = compressed_tensors_mixed.is_format_of(read_json(model_dir / "config.json"))
-    card = model_card(report, is_job=is_job, is_mixed=is_mixed)
+    card = model_card(report, is_job=is_job, is_on_hub=is_on_hub, is_mixed=is_mixed)
     write_text(out_dir / "README.md", card)
     run.checkpoint_file.unlink(missing_ok=True)
     processes.any_of(False)  # the others read the report now

@@ -1,17 +1,25 @@
 """`README.md` of what was finetuned: what it is, how good it is, and the lines that load it."""
 
-from apiq_core.finetune.config import Method
+from apiq_core.finetune.config import Method, Train
 from apiq_core.finetune.report import FinetuneReport
 from apiq_core.markdown import code, plain
 from apiq_core.model_card import READERS, UNPACK, front_matter
 
 WITHOUT_ADAPTER: tuple[Method, ...] = ("l4q",)  # publishes a model of its own
+ONLY: dict[Train, str] = {
+    "all": "",
+    "attention": " Only layers of attention were trained.",
+    "mlp": " Only layers of the MLP were trained.",
+}
+PLACEHOLDER = "path/to/base"  # where the base is to be put in
 
 
-def model_card(report: FinetuneReport, *, is_job: bool, is_mixed: bool) -> str:
+def model_card(report: FinetuneReport, *, is_job: bool, is_on_hub: bool, is_mixed: bool) -> str:
     """The card; `is_job` says that the base is a quantize job, which has a `model/` of its own,
-    `is_mixed` that its layers have widths of their own."""
+    `is_on_hub` that it is a model that its name loads, `is_mixed` that its layers have widths of
+    their own."""
     is_model = report.config.method in WITHOUT_ADAPTER
+    base = "model" if is_job or is_model else report.base if is_on_hub else PLACEHOLDER
     loss, perplexity = report.validation_loss, report.perplexity
     answers = (
         ""
@@ -25,7 +33,7 @@ def model_card(report: FinetuneReport, *, is_job: bool, is_mixed: bool) -> str:
                 f"# {plain(report.model)} at {report.bits:g} bits, finetuned by L4Q"
                 if is_model
                 else f"# An adapter for {plain(report.model)}{_width(report)}",
-                f"{_training(report)} {_place(report, is_model=is_model, is_job=is_job)}",
+                f"{_training(report)} {_place(report, base, is_model=is_model, is_job=is_job)}",
                 "## Results",
                 "On the held-out rows:",
                 "| | before | after |\n|---|---:|---:|\n"
@@ -34,7 +42,7 @@ def model_card(report: FinetuneReport, *, is_job: bool, is_mixed: bool) -> str:
                 "`report.html` and `report.json` have every figure and the curves.",
                 "## Load it",
                 code("sh", f"pip install torch {READERS}"),
-                code("python", _load(report, is_model=is_model, is_job=is_job, is_mixed=is_mixed)),
+                code("python", _load(base, is_model=is_model, is_mixed=is_mixed)),
                 "## Licence",
                 "Those of the base model and of the data it was trained on hold for it.",
             ]
@@ -59,25 +67,31 @@ def _training(report: FinetuneReport) -> str:
     return (
         f"Trained on {rows['train']} rows ({tokens['train']} tokens that carry loss), the best of "
         f"{len(report.points)} states by the loss on {rows['validation']} rows that were held out."
+        + ONLY[report.config.train]
     )
 
 
-def _place(report: FinetuneReport, *, is_model: bool, is_job: bool) -> str:
+def _place(report: FinetuneReport, base: str, *, is_model: bool, is_job: bool) -> str:
     if is_model:
         groups = "whole rows" if report.group_size == -1 else f"groups of {report.group_size}"
         return f"`model/` is whole, in {groups}: it needs neither its base nor an adapter."
     if is_job:
         return f"It belongs to `model/` of {report.base}: download that too, and use them together."
-    return f"It belongs to {plain(report.model)}."
+    whose = f"It belongs to {plain(report.model)}"
+    if base == PLACEHOLDER:
+        return (
+            f"{whose}, which was read from a folder and need not be on any hub: put the path of "
+            f"your copy in place of `{PLACEHOLDER}` below."
+        )
+    return f"{whose}."
 
 
-def _load(report: FinetuneReport, *, is_model: bool, is_job: bool, is_mixed: bool) -> str:
-    model = "model" if is_job or is_model else report.base
+def _load(base: str, *, is_model: bool, is_mixed: bool) -> str:
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f'model = AutoModelForCausalLM.from_pretrained("{model}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{model}")',
+        f'model = AutoModelForCausalLM.from_pretrained("{base}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
         'inputs = tokenizer("The capital of France is", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))",
     ]

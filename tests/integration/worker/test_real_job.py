@@ -133,7 +133,7 @@ def test_quantize_through_the_real_worker(house: House, hub: Hub, tmp_path: Path
 
 
 def test_a_model_from_one_request(house: House) -> None:
-    """POST to a finetuned adapter, by way of a quantize job; and, by L4Q, to integers."""
+    """POST to a finetuned adapter, by way of a quantize job; by L4Q to integers; and as it is."""
     make_tiny(house.settings.models_dir / "tiny")
     rows = [{"question": f"{n} and 1?", "answer": f"{n + 1}"} for n in range(12)]
     options = {name: SMALL[name] for name in ("calibration", "evaluation")}
@@ -154,12 +154,12 @@ def test_a_model_from_one_request(house: House) -> None:
         }
         first = {"quantize": options | {"method": "loftq", "rank": 4}}
         jobs = []
-        for fields in (first, {"method": "l4q"}):
+        for fields in (first, {"method": "l4q"}, {"bits": None}):
             answer = http.post("/jobs", json=asked | fields)
             assert answer.status_code == 202, answer.text
             jobs.append(house.get_by_id(answer.json()["id"]))
     with worker_process(house.settings, command=(sys.executable, "-m", "worker")):
-        job, l4q = (
+        job, l4q, plain = (
             eventually(lambda job=job: _ended(house, job), "the end", within_s=180) for job in jobs
         )
     assert (job.state, l4q.state) == (State.SUCCEEDED, State.SUCCEEDED), (job.error, l4q.error)
@@ -183,6 +183,8 @@ def test_a_model_from_one_request(house: House) -> None:
     assert "model/config.json" in published
     assert not any(path.startswith("adapter/") for path in published)
     assert "base_manifest_sha256" not in l4q.input
+    (card,) = (file for file in house.artifacts(plain) if file.path == "README.md")
+    assert b'from_pretrained("path/to/base")' in house.content(card.key)  # "tiny" is on no hub
 
 
 def _ended(house: House, job: Job) -> Job | None:

@@ -1,0 +1,64 @@
+"""The card of a finetune job, from a report without a run."""
+
+from typing import Any
+
+import pytest
+
+from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.model_card import PLACEHOLDER, model_card
+from apiq_core.finetune.report import FinetuneReport, Scores
+
+
+def report(*, bits: float | None = 2.0, model: str = "me/tiny", **config: Any) -> FinetuneReport:
+    return FinetuneReport(
+        base=model,
+        model=model,
+        bits=bits,
+        group_size=None if bits is None else 64,
+        config=FinetuneConfig.model_validate(config),
+        rows={"train": 32, "validation": 8},
+        tokens={"train": 320, "validation": 80},
+        files={},
+        overlap=0,
+        trained_parameters=1000,
+        validation_loss=Scores(before=2.0, after=1.0),
+        perplexity=Scores(before=7.4, after=2.7),
+        exact_match=None,
+        best_step=1,
+        points=[],
+        seconds={"training": 1.0},
+        peak_memory_bytes={"training": 1},
+        projected_memory_bytes={},
+        device="cpu",
+    )
+
+
+def card(made: FinetuneReport, **origin: bool) -> str:
+    return model_card(made, **({"is_job": False, "is_on_hub": False, "is_mixed": False} | origin))
+
+
+def test_a_base_of_the_hub_loads_by_its_id() -> None:
+    text = card(report(bits=None), is_on_hub=True)
+    assert text.count('from_pretrained("me/tiny")') == 2
+    assert PLACEHOLDER not in text
+
+
+def test_a_base_that_no_hub_need_have_loads_by_a_path() -> None:
+    text = card(report(bits=None))
+    assert 'from_pretrained("me/tiny")' not in text
+    assert text.count(f'from_pretrained("{PLACEHOLDER}")') == 2
+    assert f"in place of `{PLACEHOLDER}`" in text
+
+
+def test_it_says_which_layers_were_trained_if_not_all() -> None:
+    assert "Only layers" not in card(report())
+    assert "Only layers of attention were trained." in card(report(train="attention"))
+    assert "Only layers of the MLP were trained." in card(report(train="mlp"))
+
+
+@pytest.mark.parametrize("origin", [{"is_job": True}, {"method": "l4q"}])
+def test_what_has_a_folder_of_its_own_needs_no_other(origin: dict[str, Any]) -> None:
+    made = report(method=origin.pop("method", "lora"))
+    text = card(made, **origin)
+    assert text.count('from_pretrained("model")') == 2
+    assert PLACEHOLDER not in text
