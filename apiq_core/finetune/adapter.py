@@ -58,9 +58,11 @@ def choose_trained(wrapped: PeftModel, train: Train) -> None:
 
 
 def new_adapter(model: PreTrainedModel, config: FinetuneConfig) -> PeftModel:
-    """LoRA or DoRA on every linear layer but the head, where it changes nothing yet."""
+    """LoRA or DoRA, which changes nothing yet, on the linear layers that `train` means; never on
+    the head."""
     rank, head = config.rank or DEFAULT_RANK, model.get_output_embeddings()
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    names = [name for name in linears if is_trained(name, config.train)]
     lora = LoraConfig(
         r=rank,
         lora_alpha=rank,

@@ -18,6 +18,7 @@ from apiq_core.finetune import adapter
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.packed_model import packed_layers
+from apiq_core.finetune.parameters import is_trained
 
 NAME = "default"  # PEFT's, of the one adapter
 store = adapter.store
@@ -54,9 +55,10 @@ def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PeftMo
     wrapped = adapter.new_adapter(model, config)
     inner: Any = wrapped.get_base_model()
     for name, layer in layers.items():
+        if not is_trained(name, config.train):
+            continue  # it has no adapter
         factors = inner.get_submodule(name).lora_A
         factors[NAME] = GroupedLinear(factors[NAME].weight.detach(), layer.group_size)
-    adapter.choose_trained(wrapped, config.train)
     return wrapped
 
 

@@ -193,6 +193,28 @@ def test_only_the_chosen_layers_are_trained(
     assert moved and all(part in name for name in moved)
 
 
+@pytest.mark.parametrize("method", ["lora", "qa-lora"])
+@pytest.mark.parametrize(
+    ("train", "layers"),
+    [
+        ("attention", {"k_proj", "o_proj", "q_proj", "v_proj"}),
+        ("mlp", {"down_proj", "gate_proj", "up_proj"}),
+    ],
+)
+def test_a_new_adapter_has_no_layers_but_the_chosen(
+    bare: Path, sums: Path, tmp_path: Path, method: str, train: str, layers: set[str]
+) -> None:
+    report = run(bare, sums, tmp_path, config(method=method, train=train, rank=4, epochs=1))
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in tensors} == layers
+    assert all(bool(tensor.any()) for tensor in tensors.values())
+    content = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert set(content["target_modules"]) == layers
+    if method == "lora":
+        assert report.trained_parameters == sum(tensor.numel() for tensor in tensors.values())
+    assert stock_loss(bare, sums, tmp_path / "adapter") < stock_loss(bare, sums, None)
+
+
 @pytest.mark.parametrize("method", ["l4q", "qa-lora"])
 @pytest.mark.parametrize("step", [1, 9])
 def test_stopped_and_resumed_gives_the_same_bytes(
