@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from apiq_core.checkpoint import write_text
 from apiq_core.device import compute_dtype, pick_device
@@ -150,7 +151,7 @@ def finetune(
             base=base_name or model_dir.name,
             model=model_name or base_name or model_dir.name,
             **packed_width(model),
-            config=config,
+            config=_as_used(run, base),
             rows={"train": len(members), "validation": len(run.held_out)},
             tokens={
                 "train": _learned(examples, members),
@@ -179,6 +180,17 @@ def finetune(
     run.checkpoint_file.unlink(missing_ok=True)
     processes.any_of(False)  # the others read the report now
     return report
+
+
+def _as_used(run: Run, base: Base) -> FinetuneConfig:
+    """The config of `run` with what `base` and the number of steps decided."""
+    used: dict[str, Any] = {
+        "evaluate_every": run.evaluate_every(),
+        "checkpoint_every": run.checkpoint_every(),
+    }
+    if base.adapter_dir is None and run.config.method == "lora":
+        used["adapter"] = run.config.adapter or "lora"
+    return run.config.model_copy(update=used)
 
 
 def _report_of_main(out_dir: Path) -> FinetuneReport:

@@ -15,6 +15,8 @@ from apiq_core.finetune.batches import epoch_batches
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 
+EVALUATIONS = 10  # unless the config says after how many steps
+
 
 @dataclass
 class Run:
@@ -53,3 +55,9 @@ class Run:
     def step_count(self) -> int:
         steps = self.config.epochs * self.batches_per_epoch()
         return min(steps, self.config.max_steps or steps)
+
+    def evaluate_every(self) -> int:
+        return self.config.evaluate_every or max(1, self.step_count() // EVALUATIONS)
+
+    def checkpoint_every(self) -> int:
+        return self.config.checkpoint_every or self.evaluate_every()

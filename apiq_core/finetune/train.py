@@ -25,7 +25,6 @@ from apiq_core.finetune.scoring import mean_loss
 from apiq_core.optimise import warmup_cosine
 
 ROLLBACKS = 2  # how often a run whose loss was not finite goes back and tries at half the rate
-EVALUATIONS = 10  # unless the config says after how many steps
 
 
 class NotFinite(Exception):
@@ -44,8 +43,7 @@ def train(run: Run) -> State:
         parameter_groups(parameters, config), weight_decay=config.weight_decay, fused=True
     )
     total = run.step_count()
-    every = config.evaluate_every or max(1, total // EVALUATIONS)
-    save_every = config.checkpoint_every or every
+    every, save_every = run.evaluate_every(), run.checkpoint_every()
     patience = config.patience or math.inf
 
     def save() -> None:

@@ -31,6 +31,9 @@ def test_it_learns_and_stock_tools_read_what_it_learned(
     assert loss.after < 0.7 * loss.before
     assert report.rows == {"train": 32, "validation": 8}
     assert [p.step for p in report.points] == [0, *range(4, 49, 4)]
+    used = report.config
+    assert (used.evaluate_every, used.checkpoint_every) == (4, 4)
+    assert (used.rank, used.adapter) == (None, None)  # those of the base
     assert report.points[0].validation_loss == loss.before
     assert report.exact_match is not None
     written = json.loads((tmp_path / "report.json").read_text())
@@ -164,6 +167,7 @@ def test_a_base_without_adapter_gets_one(sums: Path, tmp_path: Path) -> None:
     assert report.validation_loss.after < 0.9 * report.validation_loss.before
     content = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
     assert (content["r"], content["lora_alpha"]) == (8, 8)
+    assert (report.config.rank, report.config.adapter) == (8, "lora")
     assert stock_loss(tmp_path_base(source, tmp_path), sums, tmp_path / "out" / "adapter") < 7
 
 
