@@ -30,9 +30,9 @@ def model_card(report: FinetuneReport, *, is_job: bool, is_on_hub: bool, is_mixe
         "\n\n".join(
             [
                 _front_matter(report, is_model=is_model),
-                f"# {plain(report.model)} at {report.bits:g} bits, finetuned by L4Q"
+                f"# {plain(report.model)} {_width(report)}, finetuned by L4Q"
                 if is_model
-                else f"# An adapter for {plain(report.model)}{_width(report)}",
+                else f"# An adapter for {plain(report.model)} {_width(report)}".rstrip(),
                 f"{_training(report)} {_place(report, base, is_model=is_model, is_job=is_job)}",
                 "## Results",
                 "On the held-out rows:",
@@ -53,13 +53,19 @@ def model_card(report: FinetuneReport, *, is_job: bool, is_on_hub: bool, is_mixe
 
 def _front_matter(report: FinetuneReport, *, is_model: bool) -> str:
     if is_model:
-        tags = [report.config.method, "compressed-tensors", f"{report.bits:g}-bit"]
+        tags = [report.config.method, "compressed-tensors", f"{_bits(report)}-bit"]
         return front_matter(report.model, "quantized", tags)
     return front_matter(report.model, "adapter", [report.config.method], "peft")
 
 
 def _width(report: FinetuneReport) -> str:
-    return "" if report.bits is None else f" at {report.bits:g} bits"
+    return "" if report.bits is None else f"at {_bits(report)} bits"
+
+
+def _bits(report: FinetuneReport) -> str:
+    """The mean width of a code, to two digits where layers differ."""
+    assert report.bits is not None
+    return f"{report.bits:.2f}".rstrip("0").rstrip(".")
 
 
 def _training(report: FinetuneReport) -> str:

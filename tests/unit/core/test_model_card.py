@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from apiq_core.config import QuantizeConfig
-from apiq_core.model_card import model_card
+from apiq_core.model_card import UNPACK, model_card
 from apiq_core.quantize import quantize
 from tests.tiny_models import make_tiny
 from tests.unit.core.sample_report import rtn_report, sample_report
@@ -97,26 +97,39 @@ def test_without_evaluation() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's own
-@pytest.mark.parametrize("method", ["apiq-lw", "rtn", "qlora"])
+@pytest.mark.parametrize(
+    ("fields", "has_adapter"),
+    [
+        ({"bits": 2, "method": "apiq-lw"}, True),
+        ({"bits": 2, "method": "rtn"}, False),
+        ({"bits": 2, "method": "qlora"}, True),
+        ({"bits_per_weight": 2.5}, False),  # which leaves no room for factors
+        ({"bits_per_weight": 5.5}, True),
+    ],
+    ids=str,
+)
 def test_its_lines_load_the_artifact(
-    method: str,
+    fields: dict[str, Any],
+    has_adapter: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = QuantizeConfig.model_validate(
         {
-            "bits": 2,
-            "method": method,
+            **fields,
             "calibration": {"samples": 4, "held_out": 1, "length": 32},
             "evaluation": {"samples": 0},
         }
     )
     quantize(make_tiny(tmp_path / "tiny", layers=1), tmp_path / "out", config)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    lines = _code(card, "python")
+    assert (tmp_path / "out" / "adapter").exists() == ("PeftModel" in lines) == has_adapter
+    assert (UNPACK in lines) == ("bits_per_weight" in fields and has_adapter)
     monkeypatch.chdir(tmp_path / "out")
 
-    exec(_code(card, "python"), {})
+    exec(lines, {})
 
     assert capsys.readouterr().out.strip()
     assert "compressed-tensors==0.20.0" in _code(card, "sh")

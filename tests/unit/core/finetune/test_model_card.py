@@ -50,6 +50,14 @@ def test_a_base_that_no_hub_need_have_loads_by_a_path() -> None:
     assert f"in place of `{PLACEHOLDER}`" in text
 
 
+@pytest.mark.parametrize(("bits", "shown"), [(2.0, "2"), (2.11111, "2.11"), (2.5, "2.5")])
+def test_a_mean_width_has_two_digits(bits: float, shown: str) -> None:
+    text = card(report(bits=bits, method="l4q"))
+    assert f"# me/tiny at {shown} bits, finetuned by L4Q\n" in text
+    assert f"- {shown}-bit\n" in text
+    assert f"# An adapter for me/tiny at {shown} bits\n" in card(report(bits=bits), is_job=True)
+
+
 def test_it_says_which_layers_were_trained_if_not_all() -> None:
     assert "Only layers" not in card(report())
     assert "Only layers of attention were trained." in card(report(train="attention"))
