@@ -35,6 +35,7 @@ RECIPES: dict[Method, tuple[Recipe, ...]] = {
 }
 WITHOUT_ADAPTER: frozenset[Method] = frozenset({"rtn", "gptq", "awq", "omniquant"})
 ADAPTER_NEEDED: frozenset[Method] = frozenset({"loftq", "qlora", "gptq-lora"})
+FRESH_ADAPTER: frozenset[Method] = frozenset({"qlora", "gptq-lora"})  # it starts at zero
 DATA_FREE: frozenset[Method] = frozenset({"rtn", "loftq", "qlora"})  # calibrate on nothing
 # their codes stand for the values of a table, not for steps of a uniform grid
 NORMAL_FLOAT: frozenset[Method] = frozenset({"qlora"})

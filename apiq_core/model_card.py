@@ -7,6 +7,7 @@ from huggingface_hub import ModelCardData
 
 from apiq_core.html.text import (
     calibrated_on,
+    changes_nothing,
     has_adapter,
     how,
     is_dense,
@@ -41,7 +42,7 @@ def model_card(report: dict[str, Any]) -> str:
     ]
     if report["config"]["bits"] == VLLM_BITS and report["config"]["adapter"] == VLLM_ADAPTER:
         parts += ["With vLLM:", code("sh", _vllm(report))]
-    if has_adapter(report):
+    if has_adapter(report) and not changes_nothing(report):
         parts += [
             "Keep the adapter apart. Merging it into the weights and rounding again loses it: at 2 "
             "bits the rounding step is larger than the correction.",
@@ -81,12 +82,15 @@ def _what_it_is(report: dict[str, Any]) -> str:
     content = (
         "the values of quantized weights in bf16" if is_dense(report) else "packed integer weights"
     )
-    files = f"`model/` ({size(stored.get('model', 0))}) holds {content}"
+    files = f"`model/` holds {content} ({size(stored.get('model', 0))})"
     if has_adapter(report):
-        files += (
-            f", `adapter/` ({size(stored.get('adapter', 0))}) a PEFT adapter that corrects what "
-            "rounding lost; use them together"
+        purpose = (
+            "changes nothing yet: it is to be finetuned"
+            if changes_nothing(report)
+            else "corrects what rounding lost; use them together"
         )
+        adapter = size(stored.get("adapter", 0))
+        files += f", `adapter/` a PEFT adapter ({adapter}) that {purpose}"
     return (
         f"Quantized from {plain(report['model'])}: {how(report)}. {files}. "
         "`report.html` and `report.json` have every figure."
@@ -95,7 +99,7 @@ def _what_it_is(report: dict[str, Any]) -> str:
 
 def _results(report: dict[str, Any]) -> str:
     lines = [
-        "| | perplexity | KL to full precision (nats per token) | bits per weight | files |",
+        "| | perplexity | KL to full precision (nats per token) | bits per weight | weight files |",
         "|---|---:|---:|---:|---:|",
     ]
     lines += [

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from apiq_core.config import DATA_FREE, PER_CHANNEL, Method
+from apiq_core.config import DATA_FREE, FRESH_ADAPTER, NORMAL_FLOAT, PER_CHANNEL, Method
 
 NOT_FINITE = "not finite"
 ABSENT = "—"
@@ -84,6 +84,14 @@ def has_adapter(report: dict[str, Any]) -> bool:
     return bool(report["bits_per_weight"]["adapter"])
 
 
+def changes_nothing(report: dict[str, Any]) -> bool:
+    """Whether the adapter is still where it started, and is there to be finetuned."""
+    scores = report.get("perplexity") or {}
+    quantized = finite(scores.get("quantized"))
+    same = quantized is not None and quantized == scores["quantized_with_adapter"]
+    return has_adapter(report) and (report["config"]["method"] in FRESH_ADAPTER or same)
+
+
 def width(report: dict[str, Any]) -> str:
     """`2 bits`, or the budget where each layer has a width of its own."""
     config = report["config"]
@@ -111,7 +119,7 @@ def networks(report: dict[str, Any]) -> list[Network]:
     rounded = f"round to nearest, {same}"
     rows = [
         ("full_precision", "full precision", full_bits, size(stored["source"])),
-        ("rtn", rounded, bits["weights"], ABSENT),
+        ("rtn", rounded, _rounded_bits(report), ABSENT),
         ("quantized", "this model", bits["weights"], size(made)),
     ]
     if has_adapter(report):
@@ -138,6 +146,17 @@ def networks(report: dict[str, Any]) -> list[Network]:
             )
         )
     return result
+
+
+def _rounded_bits(report: dict[str, Any]) -> float:
+    """Bits per weight of plain rounding: a normal float, beside it, has no zero points."""
+    config, stored = report["config"], float(report["bits_per_weight"]["weights"])
+    if config["method"] not in NORMAL_FLOAT:
+        return stored
+    layers = [(x["d_in"], x["d_out"]) for block in report["blocks"] for x in block["layers"]]
+    group = config["group_size"]
+    zero_points = sum(o * (1 if group == PER_CHANNEL else i // group) for i, o in layers)
+    return stored + config["bits"] * zero_points / max(1, sum(i * o for i, o in layers))
 
 
 def how(report: dict[str, Any]) -> str:

@@ -59,6 +59,21 @@ def test_the_table_and_what_it_was_measured_on() -> None:
     assert "not the text that was calibrated on" in card
 
 
+@pytest.mark.parametrize(
+    ("bits", "group_size", "own", "rounded"), [(2, 64, 2.25, "2.28"), (4, -1, 4.2, "4.25")]
+)
+def test_rounding_has_zero_points_beside_a_normal_float_that_has_none(
+    bits: int, group_size: int, own: float, rounded: str
+) -> None:
+    report = sample_report()
+    report["config"] |= {"method": "qlora", "bits": bits, "group_size": group_size}
+    report["bits_per_weight"]["weights"] = own
+    card = model_card(report)
+
+    assert f"| round to nearest, {bits} bits | 4,321 | 5.500 | {rounded} | — |" in card
+    assert f"| this model, without adapter | 40.00 | 0.7500 | {own:.2f} | " in card
+
+
 def test_names_and_warnings_cannot_write_markup() -> None:
     hostile = "x](javascript:1) <script> **b** `c` | d\n# e"
     card = model_card(sample_report(model=hostile, warnings=[hostile]))
@@ -77,6 +92,31 @@ def test_vllm_is_named_where_it_loads_the_files() -> None:
 def test_the_adapter_is_spoken_of_only_where_there_is_one() -> None:
     assert "Merging" in model_card(sample_report())
     assert "adapter" not in model_card(rtn_report()).replace("no adapter", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "with_adapter", "is_fresh"),
+    [
+        ({}, 25.0, False),
+        ({"method": "gptq-lora"}, None, True),  # not measured
+        ({"adapter": "ia3"}, 40.0, True),  # as without: its start was kept
+        ({"adapter": "ia3"}, None, False),
+    ],
+)
+def test_an_adapter_that_changes_nothing_yet_corrects_nothing(
+    fields: dict[str, Any], with_adapter: float | None, is_fresh: bool
+) -> None:
+    report = sample_report()
+    report["config"] |= fields
+    if with_adapter is None:
+        report["perplexity"] = None
+    else:
+        report["perplexity"]["quantized_with_adapter"] = with_adapter
+    card = model_card(report)
+
+    assert ("that changes nothing yet: it is to be finetuned" in card) is is_fresh
+    assert ("corrects what rounding lost" in card) is not is_fresh
+    assert ("Merging" in card) is not is_fresh
 
 
 def test_plain_weights_are_not_called_packed() -> None:
