@@ -193,7 +193,7 @@ class Report(BaseModel):
         found += [self.polish.warning] if self.polish else []
         self.warnings = [warning for warning in found if warning]
         for name in ("model", "adapter"):
-            files = (out_dir / name).glob("*") if (out_dir / name).is_dir() else ()
+            files = (out_dir / name).glob("*.safetensors")
             self.bytes[name] = sum(file.stat().st_size for file in files)
 
     def headline(self) -> dict[str, Any]:

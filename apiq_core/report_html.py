@@ -65,7 +65,7 @@ def _tiles(report: dict[str, Any]) -> Html:
     split = f"weights {bits['weights']:.2f} + adapter {bits['adapter']:.2f}"
     split = split if has_adapter(report) else "no adapter"
     tiles.append(("Bits per weight", made.bits_per_weight, split))
-    tiles.append(("Files", made.stored, f"full precision {size(stored['source'])}"))
+    tiles.append(("Weight files", made.stored, f"full precision {size(stored['source'])}"))
     return tile_row(tiles)
 
 
@@ -78,7 +78,7 @@ def _warnings(warnings: Sequence[str]) -> Html:
 
 def _results(report: dict[str, Any]) -> Html:
     rows = networks(report)
-    columns = ("", "perplexity", "× full", "KL, nats", "bits per weight", "files")  # noqa: RUF001
+    columns = ("", "perplexity", "× full", "KL, nats", "bits per weight", "weight files")  # noqa: RUF001
     body = (
         row(
             (x.name, x.perplexity, x.ratio, x.kl, x.bits_per_weight, x.stored),
@@ -106,7 +106,7 @@ def _where_bits_went(report: dict[str, Any]) -> Html:
     rest = max(0, stored.get("model", 0) - packed)
     files = [
         ("a", "quantized weights", packed),
-        ("b", "embeddings, norms, tokenizer", rest),
+        ("b", "embeddings, norms", rest),
         ("c", "adapter", stored.get("adapter", 0)),
     ]
     source = stored["source"]

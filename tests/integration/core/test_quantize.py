@@ -31,7 +31,10 @@ from tests.tiny_models import make_tiny
 
 def test_artifact_has_the_promised_files_and_nothing_else(tiny: Path, tmp_path: Path) -> None:
     events: list[Event] = []
-    quantize(tiny, tmp_path / "out", small_config(), on_event=events.append)
+    report = quantize(tiny, tmp_path / "out", small_config(), on_event=events.append)
+    for folder in ("model", "adapter"):  # weights against weights: no tokenizer, as of the source
+        files = (tmp_path / "out" / folder).glob("*.safetensors")
+        assert report.bytes[folder] == sum(file.stat().st_size for file in files) > 0
     found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*")}
     assert {"report.json", "report.html", "README.md"} <= found
     assert {p for p in found if "/" not in p} == {
