@@ -36,6 +36,7 @@ SUBMIT_CODES = (
     "unsupported_media_type",
     "invalid_request",
     # the fields
+    "illegal_method",
     "illegal_bits",
     "illegal_group_size",
     "illegal_format",

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Method = Literal["lora", "qa-lora", "l4q"]
 Train = Literal["all", "attention", "mlp"]
-OF_A_NEW_ADAPTER = ("rank", "adapter")  # fields that a base with an adapter has no use for
+# fields that a base with an adapter has no use for, and the code that refuses each
+OF_A_NEW_ADAPTER = {"rank": "illegal_rank", "adapter": "illegal_adapter"}
 
 
 class FinetuneConfig(BaseModel):
