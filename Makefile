@@ -43,7 +43,7 @@ fuzz: $(INSTALLED) ## any request in any order, for 10 minutes a column, from a 
 faults: $(INSTALLED) ## break every part at every point of a job on both columns; ARGS='--rounds 3 --seed 7'
 	$(BIN)/python -m tests.fault.campaign $(ARGS)
 
-openapi: $(INSTALLED) ## write openapi.json anew
+openapi: $(INSTALLED) ## write openapi.json and docs/reference/requests.md anew
 	$(BIN)/python -m api.openapi
 
 load: $(INSTALLED) ## what the service carries: requests, streams, a long queue, large files (20 minutes)

@@ -1,6 +1,6 @@
-"""The OpenAPI document as openapi.json, which is committed.
+"""The OpenAPI document as openapi.json, which is committed, and so is docs/reference/requests.md.
 
-`python -m api.openapi` writes it; a test fails if that was forgotten.
+`python -m api.openapi` writes both; a test fails if that was forgotten.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from api import reference
 from api.app import create_app
 from jobs.settings import Settings
 
@@ -24,7 +25,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         settings = Settings.model_validate({"data_dir": scratch})
         FILE.write_text(dump(create_app(settings)), encoding="utf-8")
-    sys.stdout.write(f"wrote {FILE}\n")
+    reference.FILE.write_text(reference.page(), encoding="utf-8")
+    sys.stdout.write(f"wrote {FILE} and {reference.FILE}\n")
 
 
 if __name__ == "__main__":

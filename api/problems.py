@@ -81,6 +81,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "remote_code": (422, "The model needs code of its own"),
     "unsupported_architecture": (422, "The model's architecture is not supported"),
     "already_quantized": (422, "The model is quantized already"),
+    "illegal_method": (422, "A budget needs another method"),
     "illegal_bits": (422, "The method has no such bits"),
     "illegal_group_size": (422, "A budget needs other groups"),
     "illegal_format": (422, "The method cannot write this format"),

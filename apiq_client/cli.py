@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import version as installed_version
+from typing import Annotated
 
 import typer
 
@@ -30,6 +31,27 @@ app.add_typer(artifacts.app)
 app.add_typer(datasets.app)
 app.add_typer(models.app)
 app.add_typer(keys.app)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        out.print(f"apiq {installed_version('apiq')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Version of this command; `apiq version` tells that of the server too.",
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

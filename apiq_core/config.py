@@ -152,7 +152,7 @@ class Training(_Strict):
         None,
         ge=0,
         le=1,
-        description="Learning rate of the polish, where there is one. 1e-3.",
+        description="Learning rate of the polish, where there is one. Default: 1e-3.",
     )
 
 
@@ -220,7 +220,8 @@ class QuantizeOptions(_Strict):
         ge=0,
         le=512,
         description="Rank of the LoRA or DoRA adapter; 0 for none. Default: the largest power of "
-        "two up to 64 whose fp16 factors cost at most 0.4 bits per quantized weight; 0 for `ia3`.",
+        "two up to 64 whose fp16 factors cost at most 0.4 bits per quantized weight; 0 for `ia3` "
+        "and for methods without adapter. `bits_per_weight` chooses it for each layer.",
     )
     adapter: AdapterName = Field(
         "lora",
@@ -233,8 +234,9 @@ class QuantizeOptions(_Strict):
         min_length=1,
         max_length=1,
         description="Checkpoint formats to publish; the first is `model/`. `compressed-tensors` "
-        "(default) packs the integers, `dense` holds the values they stand for in bf16: as large "
-        "as the original, and the only one that can hold `qlora`.",
+        "packs the integers, `dense` holds the values they stand for in bf16: as large as the "
+        "original. Default: `compressed-tensors`, and for `qlora` `dense`, the only one that can "
+        "hold it.",
     )
     calibration: Calibration = Field(default_factory=Calibration)  # type: ignore[arg-type]
     evaluation: Evaluation = Field(default_factory=Evaluation)  # type: ignore[arg-type]

@@ -25,7 +25,10 @@ def import_model(source: str, name: str, models_dir: Path) -> Path:
     """
     if not is_model_id(name):
         raise UserError(
-            "illegal_model_id", f"{name!r} is not a model id", param="name", legal=LEGAL_MODEL_ID
+            "illegal_model_id",
+            f"{name!r} is not a model id; legal: {LEGAL_MODEL_ID}",
+            param="name",
+            legal=LEGAL_MODEL_ID,
         )
     target = models_dir / name
     if target.exists():

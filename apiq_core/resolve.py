@@ -171,13 +171,13 @@ def _multiple(bits: int) -> int:
 def _check_method_of_budget(config: QuantizeConfig) -> None:
     if config.bits_per_weight is None:
         return
-    for name, value, legal in (
-        ("method", config.method, BUDGET_METHODS),
-        ("adapter", config.adapter, BUDGET_ADAPTERS),
+    for code, name, value, legal in (
+        ("illegal_method", "method", config.method, BUDGET_METHODS),
+        ("illegal_adapter", "adapter", config.adapter, BUDGET_ADAPTERS),
     ):
         if value not in legal:
             raise UserError(
-                f"illegal_{name}",
+                code,
                 f"bits_per_weight does not go with {name} {value}; legal: {', '.join(legal)}, or "
                 "bits instead",
                 param=name,

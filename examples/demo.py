@@ -53,7 +53,7 @@ def main() -> None:
             folder = str(OUT / name.replace(" ", "-"))
             apiq(environment, "quantize", MODEL, *options, "--download", folder)
     for folder in ("ours", *(name.replace(" ", "-") for name in RIVALS)):
-        step(f"{verify(OUT / folder)} files in {folder}/: every sha256 is right")
+        step(f"{folder}/: the {verify(OUT / folder)} files of manifest.json have its sha256")
     step("Loading with stock transformers + peft + compressed-tensors, scoring in fp32")
     rows = stock_rows()
     show(rows, time.monotonic() - start)

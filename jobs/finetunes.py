@@ -160,11 +160,11 @@ def _check_length(request: FinetuneRequest, context_length: int) -> None:
 def _check_base(request: FinetuneRequest, base: QuantizeConfig) -> None:
     """Whether the method can train what a quantize job of this config publishes."""
     has_adapter = base.may_have_adapter()
-    for name in OF_A_NEW_ADAPTER:
+    for name, code in OF_A_NEW_ADAPTER.items():
         value = getattr(request, name)
         if value is not None and has_adapter:
             raise UserError(
-                f"illegal_{name}",
+                code,
                 f"{name} is {value}, but the base has an adapter, of method {base.method}, which "
                 f"is trained as it is; legal: no {name}{_of_the_first_step(request, name)}",
                 param=name,

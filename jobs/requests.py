@@ -112,11 +112,7 @@ Base = Annotated[str, AfterValidator(_check_base)]
 HubToken = Annotated[
     SecretStr,
     AfterValidator(_check_hub_token),
-    Field(
-        json_schema_extra={"pattern": f"^{HUB_TOKEN.pattern}$"},
-        description="For a gated model: a token of the hub. Never shown again, encrypted at rest, "
-        "wiped when the job ends.",
-    ),
+    Field(json_schema_extra={"pattern": f"^{HUB_TOKEN.pattern}$"}),
 ]
 
 
@@ -142,15 +138,21 @@ class JobFields(BaseModel):
         None,
         ge=1,
         le=MAX_LIMIT_S,
-        description="Fail the job if no worker has taken it up after so many seconds.",
+        description="Fail the job if no worker has taken it up after so many seconds. Default: "
+        "never.",
     )
     max_runtime_s: int | None = Field(
         None,
         ge=1,
         le=MAX_LIMIT_S,
-        description="Fail the job if it has not ended so many seconds after its start.",
+        description="Fail the job if it has not ended so many seconds after its start. Default: "
+        "never.",
     )
-    hub_token: HubToken | None = None
+    hub_token: HubToken | None = Field(
+        None,
+        description="For a gated model: a token of the hub. Never shown again, encrypted at rest, "
+        "wiped when the job ends. Default: the server's own, if it has one.",
+    )
 
     # what the input of a job says beside its request: to find the job by, and to check it by
     PINNED: ClassVar[tuple[str, ...]] = ()

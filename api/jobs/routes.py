@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import JobsReader, JobsWriter
@@ -36,6 +36,7 @@ SUBMIT_CODES = (
     "unsupported_media_type",
     "invalid_request",
     # the fields
+    "illegal_method",
     "illegal_bits",
     "illegal_group_size",
     "illegal_format",
@@ -315,7 +316,11 @@ class Retry(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    hub_token: HubToken | None = None
+    hub_token: HubToken | None = Field(
+        None,
+        description="For a gated model: a token of the hub, as of `POST /jobs`. That of the old "
+        "job is gone.",
+    )
 
 
 @router.post(

@@ -56,16 +56,18 @@ def download(
 
 
 def fetch(client: Client, job_id: str, directory: Path, patterns: Sequence[str] = ("*",)) -> None:
-    """Download with a bar what is like one of `patterns`."""
+    """Download with a bar what is like one of `patterns`; each must be like something."""
     there = client.artifacts(job_id)
-    paths = {x.path for x in there if any(fnmatch.fnmatchcase(x.path, like) for like in patterns)}
-    if not paths:
+    found = {
+        like: {x.path for x in there if fnmatch.fnmatchcase(x.path, like)} for like in patterns
+    }
+    if unlike := [like for like, paths in found.items() if not paths]:
         raise ApiqError(
             "artifact_not_found",
-            f"{job_id} has no artifact like {', '.join(patterns)}; legal: patterns of the paths "
+            f"{job_id} has no artifact like {', '.join(unlike)}; legal: patterns of the paths "
             f"that `apiq artifacts list {job_id}` shows, and --dir for where to",
         )
-    artifacts = [x for x in there if x.path in {*paths, MANIFEST}]
+    artifacts = [x for x in there if x.path in {MANIFEST}.union(*found.values())]
     total_bytes = sum(x.size_bytes for x in artifacts)
     with show_bytes(total_bytes) as on_bytes:
         client.download_all(job_id, directory, artifacts=artifacts, on_bytes=on_bytes)

@@ -110,3 +110,4 @@ def delete(dataset_id: Annotated[str, typer.Argument(help="ds_...")]) -> None:
     """Delete what no unfinished job uses."""
     with Client() as client:
         client.delete_dataset(dataset_id)
+    out.print(f"{dataset_id} deleted")

@@ -105,6 +105,7 @@ def delete(job_id: JobId) -> None:
     """Delete a job that has ended, and what it made."""
     with Client() as client:
         client.delete(job_id)
+    out.print(f"{job_id} deleted")
 
 
 def events(

@@ -129,6 +129,8 @@ def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, 
             artifacts.fetch(client, job.id, download)
         elif wait and not json:
             err.print(f"download it  {_fetch(job)}")
+        if (wait or download) and not json and (base := _base_of_adapter(job)):
+            err.print(f"its base     apiq artifacts download {base} 'model/*'")
     except KeyboardInterrupt:
         _tell_how_to_go_on(job, download)
         raise typer.Exit(130) from None
@@ -149,6 +151,12 @@ def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
     err.print(f"  watch it     apiq events -f {job.id}")
     err.print(f"  stop it      apiq jobs cancel {job.id}")
     err.print(f"  download it  {fetch}")
+
+
+def _base_of_adapter(job: Job) -> str | None:
+    """The quantize job whose `model/` the adapter that was trained belongs to."""
+    base = str(job.input.get("base", ""))
+    return base if base.startswith("job_") and job.input["method"] != "l4q" else None
 
 
 def _fetch(job: Job) -> str:

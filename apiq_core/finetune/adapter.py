@@ -40,11 +40,11 @@ def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PeftMo
 
 def check_nothing_new(config: FinetuneConfig) -> None:
     """Refuse what a config says of a new adapter, where the base has one."""
-    for name in OF_A_NEW_ADAPTER:
+    for name, code in OF_A_NEW_ADAPTER.items():
         value = getattr(config, name)
         if value is not None:
             raise UserError(
-                f"illegal_{name}",
+                code,
                 f"{name} is {value}, but the base has an adapter, which is trained as it is; "
                 f"legal: no {name}",
                 param=name,

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Method = Literal["lora", "qa-lora", "l4q"]
 Train = Literal["all", "attention", "mlp"]
-OF_A_NEW_ADAPTER = ("rank", "adapter")  # fields that a base with an adapter has no use for
+# fields that a base with an adapter has no use for, and the code that refuses each
+OF_A_NEW_ADAPTER = {"rank": "illegal_rank", "adapter": "illegal_adapter"}
 
 
 class FinetuneConfig(BaseModel):
@@ -31,15 +32,19 @@ class FinetuneConfig(BaseModel):
         None,
         ge=1,
         le=512,
-        description="Rank of a new adapter, for a base that has none. 16.",
+        description="Rank of a new adapter, for a base that has none. Default: 16.",
     )
     adapter: Literal["lora", "dora"] | None = Field(
         None,
-        description="Kind of a new adapter of method `lora`, for a base that has none. `lora`.",
+        description="Kind of a new adapter of method `lora`, for a base that has none. Default: "
+        "`lora`.",
     )
     epochs: int = Field(1, ge=1, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(
-        None, ge=1, le=10_000_000, description="Optimiser steps, if fewer than `epochs` make."
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Optimiser steps, at most. Default: as many as `epochs` make.",
     )
     batch_size: int = Field(16, ge=1, le=4096, description="Rows of an optimiser step.")
     micro_batch_size: int = Field(
@@ -79,7 +84,7 @@ class FinetuneConfig(BaseModel):
         gt=0,
         lt=1,
         description="Share of the rows that is held out, to pick the best state; at least one row. "
-        "0.05, unless there is a validation set of its own.",
+        "Default: 0.05, unless there is a validation set of its own.",
     )
     validation_rows: int = Field(
         128,
@@ -88,16 +93,19 @@ class FinetuneConfig(BaseModel):
         description="Held-out rows that are scored, at most: a random sample.",
     )
     evaluate_every: int | None = Field(
-        None, ge=1, description="Steps between two scores. A tenth of all steps, at least 1."
+        None,
+        ge=1,
+        description="Steps between two scores. Default: a tenth of all steps, at least 1.",
     )
     checkpoint_every: int | None = Field(
-        None, ge=1, description="Steps between two checkpoints. As `evaluate_every`."
+        None, ge=1, description="Steps between two checkpoints. Default: as `evaluate_every`."
     )
     patience: int | None = Field(
         None,
         ge=1,
         le=1000,
-        description="Scores in a row without a new best after which training stops. Never.",
+        description="Scores in a row without a new best after which training stops. Default: "
+        "never.",
     )
     answered_rows: int = Field(
         32,

@@ -215,10 +215,13 @@ def _check_grid(base: Base, config: FinetuneConfig, *, is_quantized: bool) -> No
     """`bits` and `group_size` are of `l4q` from full precision, and of nothing else."""
     if config.method == "l4q" and not is_quantized:
         return
-    for name, value in (("bits", base.bits), ("group_size", base.group_size)):
+    for code, name, value in (
+        ("illegal_bits", "bits", base.bits),
+        ("illegal_group_size", "group_size", base.group_size),
+    ):
         if value is not None:
             raise UserError(
-                f"illegal_{name}",
+                code,
                 f"{name} is {value}, but "
                 + (
                     "base is quantized already"

@@ -51,7 +51,11 @@ class HubDataset(BaseModel):
     revision: Revision | None = Field(
         None, description="Branch, tag or commit. Default: its main branch, as it is now."
     )
-    hub_token: HubToken | None = None
+    hub_token: HubToken | None = Field(
+        None,
+        description="For a gated dataset: a token of the hub. Not kept. Default: the server's own, "
+        "if it has one.",
+    )
 
 
 def choose_files(

@@ -8,11 +8,12 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from api import openapi
+from api import openapi, reference
 from api.app import create_app
 from api.problems import PROBLEMS
 from api.queries import parameters_of
 from apiq_core.config import QuantizeConfig
+from jobs.requests import FinetuneRequest, QuantizeRequest
 from jobs.settings import Settings
 from tests.compose import ROOT
 
@@ -69,6 +70,21 @@ def operations(document: dict[str, Any]) -> list[Operation]:
 def test_the_committed_document_is_current(current: str) -> None:
     committed = openapi.FILE.read_text(encoding="utf-8")
     assert committed == current, "run `python -m api.openapi` and commit openapi.json"
+
+
+def test_the_page_of_fields_is_current() -> None:
+    committed = reference.FILE.read_text(encoding="utf-8")
+    assert committed == reference.page(), "run `python -m api.openapi` and commit requests.md"
+
+
+def test_every_field_of_a_request_is_described() -> None:
+    rows = [
+        line.strip("| ").split(" | ") for line in reference.page().splitlines() if "| `" in line
+    ]
+    described = {row[0].strip("`") for row in rows if len(row[-1]) > 10}
+    for request in (QuantizeRequest, FinetuneRequest):
+        assert set(request.model_fields) <= described
+    assert {"training.epochs", "calibration.source", "hub_token"} <= described
 
 
 def test_every_route_is_there(document: dict[str, Any]) -> None:

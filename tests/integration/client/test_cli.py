@@ -232,8 +232,7 @@ class TestFinetune:
         assert "queued  waits for its base  tiny" in row
 
     def test_both_are_followed(self, apiq: Command, live: Live, dataset: str) -> None:
-        arguments = ["tiny", dataset, "--bits-per-weight", "4", "--wait", "--json"]
-        process = apiq.start("finetune", *arguments)
+        process = apiq.start("finetune", "tiny", dataset, "--bits-per-weight", "4", "--wait")
         assert process.stderr is not None
         job_id = process.stderr.readline().strip()
         base = live.claim()
@@ -244,10 +243,14 @@ class TestFinetune:
         job = live.claim()
         assert job.id == job_id
         live.publish(job, FILES)
-        out, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert rest.splitlines()[-1] == "succeeded"
-        assert (json.loads(out)["id"], json.loads(out)["state"]) == (job.id, "succeeded")
+        assert rest.splitlines()[-3:] == [
+            "succeeded",
+            f"download it  apiq artifacts download {job.id}",
+            f"its base     apiq artifacts download {base.id} 'model/*'",
+        ]
+        apiq("artifacts", "download", base.id, "model/*")
 
     def test_a_base_that_fails(self, apiq: Command, live: Live, dataset: str) -> None:
         process = apiq.start("finetune", "tiny", dataset, "--bits", "2", "--wait")
@@ -309,7 +312,7 @@ def test_retry_and_delete(apiq: Command) -> None:
     apiq("jobs", "cancel", job_id)
     again = apiq("jobs", "retry", job_id).stdout.strip()
     assert again.startswith("job_") and again != job_id
-    assert apiq("jobs", "delete", job_id).stdout == ""
+    assert apiq("jobs", "delete", job_id).stdout == f"{job_id} deleted\n"
     assert "job_not_found" in apiq("jobs", "show", job_id, code=1).stderr
 
 
@@ -342,6 +345,7 @@ def test_models(apiq: Command, tiny_model: Path, tmp_path: Path) -> None:
 def test_version(apiq: Command, live: Live) -> None:
     versions = json.loads(apiq("version", "--json").stdout)
     assert versions == {"client": "0.1.0", "server": "0.1.0", "url": live.url}
+    assert apiq("--version").stdout == "apiq 0.1.0\n"
     apiq.environment["APIQ_URL"] = "http://127.0.0.1:9"
     assert "no apiq server answers at http://127.0.0.1:9" in apiq("version").stdout
 

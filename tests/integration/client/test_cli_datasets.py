@@ -15,7 +15,7 @@ def test_datasets(apiq: Command, tmp_path: Path) -> None:
     ).stdout.strip()
     assert "dataset_in_use" in apiq("datasets", "delete", dataset_id, code=1).stderr
     apiq("jobs", "cancel", job_id)
-    apiq("datasets", "delete", dataset_id)
+    assert apiq("datasets", "delete", dataset_id).stdout == f"{dataset_id} deleted\n"
     assert dataset_id not in apiq("datasets", "list").stdout
 
 

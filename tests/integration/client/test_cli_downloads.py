@@ -25,7 +25,9 @@ def test_artifacts(apiq: Command, live: Live, tmp_path: Path) -> None:
     assert not (tmp_path / job_id / "report.json").exists()
     apiq("artifacts", "download", job_id, "--dir", "all")
     assert (tmp_path / "all/report.json").read_bytes() == b"{}"
-    assert "artifact_not_found" in apiq("artifacts", "download", job_id, "x*", code=1).stderr
+    (line,) = apiq("artifacts", "download", job_id, "model/*", "x*", code=1).stderr.splitlines()
+    assert f"{job_id} has no artifact like x*; legal: " in line
+    assert line.endswith("[artifact_not_found]")
 
 
 def test_parts_of_two_jobs_do_not_mix(apiq: Command, live: Live, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def test_names_that_are_no_model_id(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         import_model(str(source), name, tmp_path / "models")
     assert caught.value.code == "illegal_model_id"
+    assert "legal: `name` or `org/name`" in caught.value.message
 
 
 def test_a_name_that_is_taken_is_not_overwritten(tmp_path: Path) -> None:
