@@ -156,8 +156,8 @@ def _rounded_bits(report: dict[str, Any]) -> float:
     layers = [(x["d_in"], x["d_out"]) for block in report["blocks"] for x in block["layers"]]
     group = config["group_size"]
     zero_points = sum(o * (1 if group == PER_CHANNEL else i // group) for i, o in layers)
-    weights = sum(i * o for i, o in layers)
-    return stored + float(config["bits"]) * zero_points / max(1, weights)
+    each = zero_points / max(1, sum(i * o for i, o in layers))
+    return stored + float(config["bits"] * each)
 
 
 def how(report: dict[str, Any]) -> str:
