@@ -53,6 +53,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "This path does not take this method"),
     "request_too_slow": (408, "The request did not arrive"),
     "job_not_finished": (409, "The job has not ended, or made no artifacts"),
+    "base_not_finished": (409, "The base has not ended yet"),
     "job_in_use": (409, "A job that has not ended trains on what this one made"),
     "job_not_retryable": (409, "There is nothing to repeat"),
     "idempotency_key_reused": (409, "Another request used this idempotency key"),
@@ -195,7 +196,7 @@ def problem_response(
         detail=detail,
         code=code,
         fault="user" if status < 500 else "service" if status == 500 else "infra",
-        retryable=_is_retryable(status),
+        retryable=_is_retryable(code, status),
         errors=list(errors),
         value=value,
         legal=legal,
@@ -206,8 +207,8 @@ def problem_response(
     return Response(body, status, headers=retry_after | dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def _is_retryable(status: int) -> bool:
-    return status >= 500 or status == 429
+def _is_retryable(code: str, status: int) -> bool:
+    return status >= 500 or status == 429 or code == "base_not_finished"
 
 
 def install(app: FastAPI) -> None:
@@ -372,7 +373,7 @@ def responses(
                 "detail": title,
                 "code": code,
                 "fault": "user" if status < 500 else "infra",
-                "retryable": _is_retryable(status),
+                "retryable": _is_retryable(code, status),
             },
         }
     return by_status
