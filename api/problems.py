@@ -97,6 +97,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "no_rounding": (422, "The method does not train the rounding"),
     "length_exceeds_context": (422, "The windows are longer than the model's context"),
     "too_little_text": (422, "The text is too short for the windows asked for"),
+    "too_little_data": (422, "The dataset has too few rows to divide"),
     "unknown_source": (422, "There is no such text"),
     "unknown_dataset": (422, "There is no such dataset"),
     "base_not_found": (422, "There is no such base"),

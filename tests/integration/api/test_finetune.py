@@ -144,6 +144,8 @@ def test_a_validation_set(service: Service) -> None:
         problem = service.refused(post(service, **asked, **fields), 422, code)
         assert [error["pointer"] for error in problem["errors"]] == ["#/validation"]
         assert says in problem["detail"]
+    problem = service.refused(post(service, **asked), 422, "too_little_data")
+    assert (problem["errors"][0]["pointer"], problem["legal"]) == ("#/dataset", {"at_least": 2})
     answer = post(service, **asked, validation=validation)
     assert answer.status_code == 202, answer.text
     job = answer.json()
@@ -199,6 +201,13 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
         ),
         ({"method": "dora"}, "invalid_request", "#/method", "'lora', 'qa-lora' or 'l4q'"),
         ({"lr_quantizer": 2}, "invalid_request", "#/lr_quantizer", "at most 1"),
+        ({"lr_quantizer": 0.5}, "invalid_request", "#/lr_quantizer", "0.5: method is lora"),
+        (
+            {"micro_batch_size": 8, "batch_size": 7},
+            "invalid_request",
+            "#/micro_batch_size",
+            "8: more than batch_size; legal: at most 7",
+        ),
         ({"epochs": 0}, "invalid_request", "#/epochs", "at least 1"),
         ({"bits": 2}, "invalid_request", "#/bits", "base is a job"),
         ({"learning_rate": 1}, "invalid_request", "#/learning_rate", "is not a field"),
