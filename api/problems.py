@@ -217,7 +217,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def _(request: Request, error: ApiError) -> Response:
-        errors = [FieldError(pointer=error.pointer, detail=error.detail)] if error.pointer else []
+        errors = [_field_error(error.pointer, error.detail, error)] if error.pointer else []
         return problem_response(
             error.code,
             error.detail,
@@ -233,11 +233,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiQError)
     async def _(request: Request, error: ApiQError) -> Response:
-        errors = (
-            [FieldError(pointer=pointer_to(error.param), detail=error.message)]
-            if error.param
-            else []
-        )
+        at = pointer_to(error.param) if error.param else None
+        errors = [_field_error(at, error.message, error)] if at else []
         return problem_response(
             error.code,
             error.message,
@@ -263,7 +260,8 @@ def install(app: FastAPI) -> None:
         # of the jobs that can be asked for the body chooses one: then there is no model here
         body = getattr(request.scope.get("route"), "body_field", None)
         root = None if body is None else model_in(body.field_info.annotation)
-        fields = list(dict.fromkeys(describe(entry, root) for entry in entries[:MAX_FIELD_ERRORS]))
+        found = [describe(entry, root) for entry in entries[:MAX_FIELD_ERRORS]]
+        fields = list({(field.pointer, field.detail): field for field in found}.values())
         detail = "; ".join(field.detail for field in fields)
         return problem_response("invalid_request", detail, errors=fields)
 
@@ -317,6 +315,10 @@ def install(app: FastAPI) -> None:
     async def _(request: Request, error: Exception) -> Response:
         log.error("request_failed", path=request.url.path, exc_info=error)
         return problem_response("internal_error", "the service failed; its log says why")
+
+
+def _field_error(pointer: str, detail: str, error: ApiError | ApiQError) -> FieldError:
+    return FieldError(pointer=pointer, detail=detail, value=error.value, legal=error.legal)
 
 
 def _methods_at(request: Request) -> str:

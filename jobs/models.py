@@ -18,12 +18,12 @@ from apiq_core.errors import ApiQError, InfraError, UserError
 from apiq_core.inspect import ModelFacts, check_files, facts_from, inspect_model
 from jobs import downloads, hub
 from jobs.fingerprint import fingerprint
+from jobs.requests import HOW_TO_IMPORT
 from jobs.settings import Settings
 
 LOCAL = "local:"
 MAX_SHOWN = 5  # ids of a message
 NOT_ON_HUB = ("hub_unreachable", "model_not_found", "revision_not_found")
-HOW_TO_IMPORT = "`apiq models import SOURCE --name ID` brings a model into the directory"
 
 
 @dataclass(frozen=True)

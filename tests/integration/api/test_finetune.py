@@ -132,7 +132,7 @@ def test_a_validation_set(service: Service) -> None:
     asked = {"base": base["id"], "dataset": dataset}
     for fields, code, says in (
         ({"validation": NOWHERE_DATASET}, "unknown_dataset", "there is no dataset"),
-        ({"validation": "rows"}, "invalid_request", "another uploaded dataset"),
+        ({"validation": "rows"}, "invalid_request", "legal: `ds_...`, the id of"),
         ({"validation": text}, "wrong_dataset_kind", "a dataset of kind text; legal: one of kind"),
         ({"validation": dataset}, "invalid_request", "legal: another dataset"),
         (
@@ -182,9 +182,9 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
             "there is no model",
         ),
         ({"base": "a b"}, "invalid_request", "#/base", "legal: `job_...`, or a model id"),
-        ({"base": None}, "invalid_request", "#/base", "base is None"),
+        ({"base": None}, "invalid_request", "#/base", "base is null"),
         ({"dataset": NOWHERE_DATASET}, "unknown_dataset", "#/dataset", "there is no dataset"),
-        ({"dataset": "text"}, "invalid_request", "#/dataset", "an uploaded dataset"),
+        ({"dataset": "text"}, "invalid_request", "#/dataset", "legal: `ds_...`"),
         ({"base": "tiny", "rank": 65}, "rank_too_large", "#/rank", "rank is 65"),
         ({"base": "tiny", "max_length": 513}, "length_exceeds_context", "#/max_length", "512"),
         ({"revision": "main"}, "illegal_revision", "#/revision", "base is a job"),
