@@ -53,6 +53,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "This path does not take this method"),
     "request_too_slow": (408, "The request did not arrive"),
     "job_not_finished": (409, "The job has not ended, or made no artifacts"),
+    "base_not_finished": (409, "The base has not ended yet"),
     "job_in_use": (409, "A job that has not ended trains on what this one made"),
     "job_not_retryable": (409, "There is nothing to repeat"),
     "idempotency_key_reused": (409, "Another request used this idempotency key"),
@@ -97,6 +98,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "no_rounding": (422, "The method does not train the rounding"),
     "length_exceeds_context": (422, "The windows are longer than the model's context"),
     "too_little_text": (422, "The text is too short for the windows asked for"),
+    "too_little_data": (422, "The dataset has too few rows to divide"),
     "unknown_source": (422, "There is no such text"),
     "unknown_dataset": (422, "There is no such dataset"),
     "base_not_found": (422, "There is no such base"),
@@ -196,7 +198,7 @@ def problem_response(
         detail=detail,
         code=code,
         fault="user" if status < 500 else "service" if status == 500 else "infra",
-        retryable=_is_retryable(status),
+        retryable=_is_retryable(code, status),
         errors=list(errors),
         value=value,
         legal=legal,
@@ -207,8 +209,8 @@ def problem_response(
     return Response(body, status, headers=retry_after | dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def _is_retryable(status: int) -> bool:
-    return status >= 500 or status == 429
+def _is_retryable(code: str, status: int) -> bool:
+    return status >= 500 or status == 429 or code == "base_not_finished"
 
 
 def install(app: FastAPI) -> None:
@@ -216,7 +218,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def _(request: Request, error: ApiError) -> Response:
-        errors = [FieldError(pointer=error.pointer, detail=error.detail)] if error.pointer else []
+        errors = [_field_error(error.pointer, error.detail, error)] if error.pointer else []
         return problem_response(
             error.code,
             error.detail,
@@ -232,11 +234,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiQError)
     async def _(request: Request, error: ApiQError) -> Response:
-        errors = (
-            [FieldError(pointer=pointer_to(error.param), detail=error.message)]
-            if error.param
-            else []
-        )
+        at = pointer_to(error.param) if error.param else None
+        errors = [_field_error(at, error.message, error)] if at else []
         return problem_response(
             error.code,
             error.message,
@@ -262,7 +261,8 @@ def install(app: FastAPI) -> None:
         # of the jobs that can be asked for the body chooses one: then there is no model here
         body = getattr(request.scope.get("route"), "body_field", None)
         root = None if body is None else model_in(body.field_info.annotation)
-        fields = list(dict.fromkeys(describe(entry, root) for entry in entries[:MAX_FIELD_ERRORS]))
+        found = [describe(entry, root) for entry in entries[:MAX_FIELD_ERRORS]]
+        fields = list({(field.pointer, field.detail): field for field in found}.values())
         detail = "; ".join(field.detail for field in fields)
         return problem_response("invalid_request", detail, errors=fields)
 
@@ -316,6 +316,10 @@ def install(app: FastAPI) -> None:
     async def _(request: Request, error: Exception) -> Response:
         log.error("request_failed", path=request.url.path, exc_info=error)
         return problem_response("internal_error", "the service failed; its log says why")
+
+
+def _field_error(pointer: str, detail: str, error: ApiError | ApiQError) -> FieldError:
+    return FieldError(pointer=pointer, detail=detail, value=error.value, legal=error.legal)
 
 
 def _methods_at(request: Request) -> str:
@@ -373,7 +377,7 @@ def responses(
                 "detail": title,
                 "code": code,
                 "fault": "user" if status < 500 else "infra",
-                "retryable": _is_retryable(status),
+                "retryable": _is_retryable(code, status),
             },
         }
     return by_status

@@ -1,18 +1,20 @@
 """From what pydantic says of a request to what a person can act on: field, value, what is legal."""
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from api.legal import legal_values, legal_words
 from jobs.requests import FinetuneRequest, QuantizeRequest
 
 MAX_QUOTED_CHARACTERS = 80
 SECRET_FIELDS = frozenset({"hub_token"})  # never quoted, however wrong
 REQUESTS: dict[str, type[BaseModel]] = {"quantize": QuantizeRequest, "finetune": FinetuneRequest}
-BOUNDS = (("less than or equal to", "at most"), ("greater than or equal to", "at least"))
+JSON_TYPES = {str: "string", bool: "boolean", list: "array", dict: "object", type(None): "null"}
 
 
 class FieldError(BaseModel):
@@ -30,6 +32,15 @@ class FieldError(BaseModel):
         description="What is wrong, with the offending value and what is legal.",
         examples=["bits is 5; legal: 2, 3, 4 or 8"],
     )
+    value: Any = Field(
+        default=None, description="The offending value, if it is short.", examples=[5]
+    )
+    legal: Any = Field(
+        default=None,
+        description="What would have been accepted, if that can be told: a list, an object of "
+        "`at_least`, `more_than`, `at_most`, `less_than`, or words.",
+        examples=[[2, 3, 4, 8]],
+    )
 
 
 def describe(error: Mapping[str, Any], root: type[BaseModel] | None = None) -> FieldError:
@@ -42,23 +53,34 @@ def describe(error: Mapping[str, Any], root: type[BaseModel] | None = None) -> F
     if error["type"] == "union_tag_invalid":
         tag = (error.get("ctx") or {}).get("tag")
         detail = f"type is {quoted(tag)}; legal: {', '.join(REQUESTS)}"
-        return FieldError(pointer="#/type", detail=detail)
+        return FieldError(pointer="#/type", detail=detail, value=tag, legal=[*REQUESTS])
     if root is None:
         is_tagged = place == "body" and full_path and full_path[0] in REQUESTS
         root = REQUESTS[full_path.pop(0)] if is_tagged else QuantizeRequest
     path = [part[:MAX_QUOTED_CHARACTERS] if isinstance(part, str) else part for part in full_path]
+    if error["type"] == "width_missing":  # pydantic names the field that was read last
+        path[-1] = "bits"
     if place == "body":
         pointer = "#" + "".join(f"/{_escape(str(part))}" for part in path)
     else:
         pointer = f"?{path[0]}" if place == "query" else f"{path[0] if path else place}:"
     name = ".".join(map(str, path)) or "the body"
+    value = error.get("input")
     if place == "query":
-        value, path = quoted(error.get("input")), []
+        shown, path = quoted(value), []
     elif place == "body":
-        value = _shown(path, error.get("input"))
+        shown = _shown(path, value)
     else:  # a header may hold a secret
-        value, path = _shown([], error.get("input")), []
-    return FieldError(pointer=pointer, detail=_detail(root, name, path, value, error))
+        shown, path = _shown([], value), []
+    detail = _detail(root, name, path, shown, error)
+    if error["type"] in ("extra_forbidden", "missing", "width_missing"):
+        return FieldError(pointer=pointer, detail=detail)
+    return FieldError(
+        pointer=pointer,
+        detail=detail,
+        value=_short(value) if shown == quoted(value) else None,
+        legal=legal_values(_field_at(root, path)) or detail.partition("; legal: ")[2] or None,
+    )
 
 
 def pointer_to(param: str) -> str:
@@ -67,8 +89,11 @@ def pointer_to(param: str) -> str:
 
 
 def quoted(value: Any) -> str:
-    """The offending value, short enough to read."""
-    text = repr(value)
+    """The offending value, short enough to read: as JSON, but for the quotes of a text."""
+    try:
+        text = repr(value) if isinstance(value, str) else json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # a file of a form
+        text = repr(value)
     if len(text) > MAX_QUOTED_CHARACTERS:
         return f"{text[:MAX_QUOTED_CHARACTERS]}... ({len(text)} characters)"
     return text
@@ -94,36 +119,38 @@ def _detail(
     error: Mapping[str, Any],
 ) -> str:
     kind, message = str(error["type"]), str(error["msg"])
-    context = error.get("ctx") or {}
+    field = _field_at(root, path)
     if kind == "extra_forbidden":
         parent = _model_at(root, path[:-1])
         known = sorted(parent.model_fields) if parent else []
         return f"{name} is not a field; {did_you_mean(str(path[-1]), known)}"
     if kind == "missing":
-        field = _field_at(root, path)
         wanted = f": {field.description}" if field and field.description else ""
         return f"{name} is missing{wanted}"
-    if kind == "string_pattern_mismatch":
-        field = _field_at(root, path)
-        legal = field.description if field and field.description else context.get("pattern")
-        return f"{name} is {value}; legal: {legal}"
+    if kind == "width_missing":
+        return message
     if kind == "value_error":
-        return f"{name} is {value}: {context.get('error', message)}"
-    if kind in ("model_attributes_type", "model_type", "dict_type"):
-        return f"{name} is {value}; legal: a JSON object"
-    if message.startswith("Input should be "):
-        legal = message.removeprefix("Input should be ")
-        for long, short in BOUNDS:
-            legal = legal.replace(long, short)
-        return f"{name} is {value}; legal: {legal}"
-    return f"{name} is {value}: {message}"
+        return f"{name} is {value}: {(error.get('ctx') or {}).get('error', message)}"
+    legal = legal_words(error, field)
+    return (
+        f"{name} is {value}: {message}" if legal is None else f"{name} is {value}; legal: {legal}"
+    )
 
 
 def _shown(path: Sequence[str | int], value: Any) -> str:
     if SECRET_FIELDS.intersection(map(str, path)):
         return "[secret]"
     # a whole body may hold a secret too, as where JSON was encoded twice
-    return quoted(value) if path else f"of type {type(value).__name__}"
+    return quoted(value) if path else f"of type {JSON_TYPES.get(type(value), 'number')}"
+
+
+def _short(value: Any) -> Any:
+    """The value if it is JSON and short enough to be shown, else None."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return value if len(text) <= MAX_QUOTED_CHARACTERS else None
 
 
 def _model_at(root: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel] | None:

@@ -66,6 +66,7 @@ def _parameters(model: type[BaseModel], prefix: str) -> Iterator[inspect.Paramet
             f"--{dashed}/--no-{dashed}" if annotation is bool else f"--{dashed}",
             help=field.description,
             metavar=_metavar(annotation),
+            parser=_number_of(annotation),
             # what is left out is not sent: the server fills in and shows its default
             show_default=_shown_default(field),
         )
@@ -93,6 +94,21 @@ def _plain_type(annotation: Any) -> Any:
     if get_origin(annotation) is list:
         return list[str]
     return annotation
+
+
+def _number_of(annotation: Any) -> Callable[[str], int] | None:
+    """Reads one of some numbers; typer alone would only say that there is none."""
+    if _plain_type(annotation) is not int or get_origin(annotation) is not Literal:
+        return None
+
+    def parse(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            legal = ", ".join(map(str, get_args(annotation)))
+            raise typer.BadParameter(f"{text!r}; legal: {legal}") from None
+
+    return parse
 
 
 def _metavar(annotation: Any) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 Bits = Literal[2, 3, 4, 8]
 BitsPerWeight = Annotated[float, Field(ge=2, le=8)]
@@ -261,7 +262,9 @@ class QuantizeConfig(QuantizeOptions, _Width):
     def _one_of_two(cls, budget: float | None, info: ValidationInfo) -> float | None:
         bits = info.data.get("bits", 0)  # absent where it is wrong itself
         if bits is None and budget is None:
-            raise ValueError("neither bits nor bits_per_weight is given; legal: one of them")
+            raise PydanticCustomError(
+                "width_missing", "neither bits nor bits_per_weight is given; legal: one of them"
+            )
         if bits and budget is not None:
             raise ValueError(f"bits is given too, {bits}; legal: one of them")
         return budget

@@ -193,7 +193,9 @@ def _check_budget(config: QuantizeConfig, group_size: int, facts: ModelFacts) ->
     if group_size == PER_CHANNEL:
         raise UserError(
             "illegal_group_size",
-            "bits_per_weight needs groups of 32, 64 or 128 inputs, not one group a channel",
+            f"group_size is {group_size}, one group a channel"
+            + ("" if config.group_size else ", as 64 and 32 do not divide every layer")
+            + "; bits_per_weight needs groups of 32, 64 or 128 inputs",
             param="group_size",
             value=group_size,
             legal=list(GROUP_SIZES),
@@ -226,7 +228,7 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
             )
             raise UserError(
                 "illegal_rank",
-                f"{which}; rank must be 0 or left out",
+                f"rank is {config.rank}; {which}; legal: 0, or leave rank out",
                 param="rank",
                 value=config.rank,
                 legal=[0],
@@ -235,7 +237,8 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
     if config.adapter == "dora" and config.rank == 0:
         raise UserError(
             "illegal_rank",
-            "dora needs a rank of 1 or more; for no adapter at all take lora with rank 0",
+            "rank is 0; dora needs a rank of 1 or more; for no adapter at all take lora with "
+            "rank 0",
             param="rank",
             value=0,
         )
@@ -251,7 +254,7 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
     if config.rank == 0 and config.method in ADAPTER_NEEDED:
         raise UserError(
             "illegal_rank",
-            f"method {config.method} is about its adapter; rank must be 1 to {largest_rank}",
+            f"rank is 0; method {config.method} is about its adapter; legal: 1 to {largest_rank}",
             param="rank",
             value=0,
             legal=[1, largest_rank],
@@ -273,10 +276,13 @@ def _resolve_training(config: QuantizeConfig, recipe: str) -> Training:
     if recipe not in TRAINING_DEFAULTS:
         if given:
             name = next(iter(given))
-            what = f"method {config.method}" + (f" with recipe {recipe}" if config.recipe else "")
+            of_recipe = f" with recipe {recipe}" if recipe != config.method else ""
+            trained = [x for x in RECIPES[config.method] if x in TRAINING_DEFAULTS]
+            instead = f", or take recipe {' or '.join(trained)}" if trained else ""
             raise UserError(
                 "no_gradient_phase",
-                f"{what} trains nothing; leave out training.{name}",
+                f"method {config.method}{of_recipe} trains nothing; leave out training.{name}"
+                f"{instead}",
                 param=f"training.{name}",
                 value=given[name],
             )

@@ -1,10 +1,8 @@
 """Models of the hub on this host's disk, kept between jobs; the least recently used go first.
 
-A directory holds one model at one commit. Who reads it holds a shared lock on it, which ends
-with the process, however that ends; who deletes it needs the lock alone.
+A directory holds one model at one commit. Who reads it keeps it in use (`jobs.directories`).
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs import hub
+from jobs.directories import deleted, in_use
 from jobs.settings import Settings
 
 WRITTEN_PER_READ = 1  # an artifact is at most as large as the model it was made of
@@ -24,7 +23,7 @@ def downloaded(model: hub.HubModel, settings: Settings, on_bytes: hub.OnBytes) -
     What another job fetched, or began to, is not fetched again.
     """
     name = f"{model.model_id.replace('/', '--')}@{model.commit}"
-    with _in_use(settings.downloads_dir / name) as directory:
+    with in_use(settings.downloads_dir / name) as directory:
         os.utime(directory)
         prune(settings, max(0, hub.needed_bytes(model) - _size_bytes(directory)))
         hub.download_model(model, directory, on_bytes)
@@ -46,49 +45,8 @@ def prune(settings: Settings, coming_bytes: int = 0) -> None:
         free_bytes = shutil.disk_usage(settings.downloads_dir).free
         if kept_bytes <= settings.downloads_bytes and free_bytes >= room_bytes:
             return
-        if _deleted(path):
+        if deleted(path):
             del sizes_bytes[path]
-
-
-@contextmanager
-def _in_use(directory: Path) -> Iterator[Path]:
-    """Make the directory if need be, and keep others from deleting it."""
-    while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # just deleted
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH)
-            if _is(directory, handle):
-                yield directory
-                return
-        finally:
-            os.close(handle)
-
-
-def _deleted(directory: Path) -> bool:
-    try:
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(directory, ignore_errors=True)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(handle)
-    return True
-
-
-def _is(directory: Path, handle: int) -> bool:
-    """Whether the name still stands for what was opened."""
-    try:
-        return os.path.samestat(directory.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
 
 
 def _used_at(directory: Path) -> float:

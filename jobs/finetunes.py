@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from apiq_core.config import PER_CHANNEL, QuantizeConfig
 from apiq_core.errors import ApiQError, UserError
 from apiq_core.finetune.config import OF_A_NEW_ADAPTER
+from apiq_core.finetune.too_little_data import too_little_data
 from apiq_core.inspect import ModelFacts
 from jobs import datasets, models, repository
 from jobs.errors import DatasetNotFound, JobNotFound
@@ -55,15 +56,16 @@ def check_made(request: FinetuneRequest, base: QuantizeRequest, facts: ModelFact
 def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) -> str:
     """The kind of the datasets, which nobody deletes before this transaction ends.
 
-    Raises `UserError` where one is unknown, or they are not of one kind.
+    Raises `UserError` where one is unknown, they are not of one kind, or one is to be divided that
+    has a single row.
     """
     wanted = {"dataset": request.dataset}
     if request.validation is not None:
         wanted["validation"] = request.validation
-    kinds: dict[str, str] = {}
+    found: dict[str, datasets.Dataset] = {}
     for param, dataset_id in wanted.items():
         try:
-            kinds[param] = datasets.lock(connection, dataset_id, owner).kind
+            found[param] = datasets.lock(connection, dataset_id, owner)
         except DatasetNotFound:
             raise UserError(
                 "unknown_dataset",
@@ -72,11 +74,13 @@ def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) 
                 value=dataset_id,
                 legal="a dataset of GET /datasets",
             ) from None
-    kind = kinds["dataset"]
-    if kinds.get("validation", kind) != kind:
+    kind, rows = found["dataset"].kind, found["dataset"].rows
+    if "validation" not in found and rows is not None and rows < 2:
+        raise too_little_data(rows)
+    if "validation" in found and found["validation"].kind != kind:
         raise UserError(
             "wrong_dataset_kind",
-            f"validation is {request.validation}, a dataset of kind {kinds['validation']}; "
+            f"validation is {request.validation}, a dataset of kind {found['validation'].kind}; "
             f"legal: one of kind {kind}, as dataset",
             param="validation",
             value=request.validation,

@@ -24,6 +24,8 @@ BATCH = 100  # rows of one transaction, so that no writer waits long
 # after this many grace periods a cancelled job ends even if its worker still beats
 CANCEL_GRACES = 3
 
+EXPIRED = ("max_pending_exceeded", "max_runtime_exceeded")  # codes of jobs that ran out of time
+
 WORKER_LOST = {
     "code": "worker_lost",
     "message": "the worker fell silent while it ran this job",

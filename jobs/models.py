@@ -14,15 +14,16 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from apiq_core.config import LEGAL_MODEL_ID, is_model_id
-from apiq_core.errors import InfraError, UserError
+from apiq_core.errors import ApiQError, InfraError, UserError
 from apiq_core.inspect import ModelFacts, check_files, facts_from, inspect_model
 from jobs import downloads, hub
 from jobs.fingerprint import fingerprint
+from jobs.requests import HOW_TO_IMPORT
 from jobs.settings import Settings
 
 LOCAL = "local:"
 MAX_SHOWN = 5  # ids of a message
-HOW_TO_IMPORT = "`apiq models import SOURCE --name ID` brings a model into the directory"
+NOT_ON_HUB = ("hub_unreachable", "model_not_found", "revision_not_found")
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,13 @@ def locate(
     try:
         token = None if hub_token is None else hub_token.get_secret_value()
         on_hub = hub.find_model(model_id, revision, timeout_s=settings.hub_timeout_s, token=token)
-    except UserError as error:
-        if error.code != "model_not_found":
-            raise
-        raise _not_found(model_id, settings, f"nor has the hub at {hub.endpoint()} any") from None
-    except InfraError as error:
-        if revision is not None:  # the models directory was not asked
+    except ApiQError as error:
+        if directory is not None and error.code in NOT_ON_HUB:  # so a revision was asked for
+            raise _without_revision(error, model_id, revision, directory) from None
+        if error.code == "model_not_found":
+            elsewhere = f"nor has the hub at {hub.endpoint()} any"
+            raise _not_found(model_id, settings, elsewhere) from None
+        if error.code != "hub_unreachable" or revision is not None:
             raise
         raise InfraError(
             error.code,
@@ -142,6 +144,21 @@ def _local_directory(model_id: str, models_dir: Path) -> Path | None:
                 legal="files inside the models directory",
             )
     return directory
+
+
+def _without_revision(
+    error: ApiQError, model_id: str, revision: str | None, directory: Path
+) -> ApiQError:
+    """What the hub does not have, or cannot say, is in the models directory."""
+    here = LOCAL + fingerprint(directory)
+    return type(error)(
+        error.code,
+        f"{error.message}. revision is {revision!r}, so the hub was asked; {model_id} is in the "
+        f"models directory, at {here}: leave revision out",
+        param="revision",
+        value=revision,
+        legal=here,
+    )
 
 
 def _not_found(model_id: str, settings: Settings, elsewhere: str) -> UserError:

@@ -46,15 +46,24 @@ MAX_LIMIT_S = 366 * 24 * 3600
 WIDTH = ("bits", "bits_per_weight")  # the fields of which a quantize job has one
 
 
+HOW_TO_IMPORT = "`apiq models import SOURCE --name ID` brings a model into the directory"
+
+
 def _check_model_id(text: str) -> str:
     if not is_model_id(text):
-        raise ValueError(f"not a model id; legal: {LEGAL_MODEL_ID}")
+        raise ValueError(f"not a model id; legal: {LEGAL_MODEL_ID}{_of_a_path(text)}")
     return text
+
+
+def _of_a_path(text: str) -> str:
+    """What to do with a model that lies somewhere on the disk."""
+    return f". {HOW_TO_IMPORT} of models" if text.startswith(("/", ".", "~")) else ""
 
 
 def _check_base(text: str) -> str:
     if JOB_ID.fullmatch(text) is None and not is_model_id(text):
-        raise ValueError(f"not a base; legal: `job_...`, or a model id: {LEGAL_MODEL_ID}")
+        legal = f"`job_...`, or a model id: {LEGAL_MODEL_ID}{_of_a_path(text)}"
+        raise ValueError(f"not a base; legal: {legal}")
     return text
 
 

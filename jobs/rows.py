@@ -40,6 +40,8 @@ def change(
         changed |= {"state": to}
         if to not in HELD:
             changed |= {"lease_until": None, "phase": None}
+        if to == State.QUEUED:  # what the next attempt has to do is not known before it
+            changed |= {"progress": None}
         if to in TERMINAL:
             changed |= {"finished_at": now(), "expires_at": None, "waits_for": None}
     statement = update(jobs).where(*conditions).values(changed).returning(*jobs.c)

@@ -36,7 +36,8 @@ class Journal:
         self._database = database
         self._job = job
         self._events: list[NewEvent] = []
-        self._phase: str | None = None
+        self._phase: str | None = None  # not written yet
+        self._entered: str | None = None
         self._progress: dict[str, Any] | None = None
         self._told_percent = -1.0  # by the last event of progress
         self._told_at = 0.0
@@ -58,8 +59,10 @@ class Journal:
                 self._events.append((message["type"], message["data"]))
 
     def enter(self, phase: str) -> None:
-        """The job does something else from now on."""
-        self._phase = phase
+        """The job does something else from now on. Supervisor and child both bring things here."""
+        if phase == self._entered:
+            return
+        self._phase = self._entered = phase
         self.tell("phase", {"phase": phase})
 
     def tell(self, kind: str, data: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from apiq_core.errors import InfraError
 from jobs import doorbell, leases, repository, secrets
 from jobs.artifacts import files_prefix, job_prefix, log_key
 from jobs.database import is_away
+from jobs.directories import in_use
 from jobs.errors import CancelRequested, JobNotFound, LeaseLost
 from jobs.job import Job
 from jobs.states import State
@@ -70,8 +71,7 @@ def supervise(worker: Worker, job: Job) -> bool:
             doorbell.ring(worker.settings, job)
         return not attempt.was_lost
     except LeaseLost:
-        logger.warning("lease_lost")
-        _discard_own(worker, job)
+        _discard_own(worker, job, logger)
         return True
     finally:
         shutil.rmtree(scratch_dir, ignore_errors=True)
@@ -97,10 +97,10 @@ class _Attempt:
     def run(self) -> Job:
         """Run the child and write the end; raises `LeaseLost`."""
         try:
-            self.scratch_dir.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.restore(self._check_restoring)
-            exit_code = self._run_child()
-            end = self._how_it_ended(exit_code)
+            with in_use(self.scratch_dir):  # even where a sweep takes the job from us
+                self.checkpoints.restore(self._check_restoring)
+                exit_code = self._run_child()
+                end = self._how_it_ended(exit_code)
         except LeaseLost:
             raise
         except CancelRequested:
@@ -250,8 +250,8 @@ class _Attempt:
         return patience.with_database(read, self.worker.settings)
 
 
-def _discard_own(worker: Worker, lost: Job) -> None:
-    """Delete what an attempt that lost its lease stored, unless it is what was published.
+def _discard_own(worker: Worker, lost: Job, logger: structlog.stdlib.BoundLogger) -> None:
+    """Delete what an attempt that no longer holds its job stored, unless it is what was published.
 
     It can be: the commit that published may have succeeded without its answer arriving. A job
     that was deleted meanwhile is forgotten: what was stored since then nobody else would remove.
@@ -260,8 +260,13 @@ def _discard_own(worker: Worker, lost: Job) -> None:
         with worker.database.read() as connection:
             job = repository.get(connection, lost.id)
     except JobNotFound:  # deleted, before our last object was stored
+        logger.info("job_ended_meanwhile", state="deleted")
         worker.store.delete_prefix(job_prefix(lost.id))
         return
+    if job.attempt == lost.attempt and job.is_terminal:  # by a sweep
+        logger.info("job_ended_meanwhile", state=job.state, code=(job.error or {}).get("code"))
+    else:
+        logger.warning("lease_lost", state=job.state)
     if job.attempt == lost.attempt:
         discard(worker.store, job)
     else:

@@ -3,7 +3,6 @@
 One worker at a time sweeps the records; every worker clears its own host's disk.
 """
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import structlog
 from jobs import doorbell, downloads, maintenance
 from jobs.artifacts import job_prefix
 from jobs.datasets.files import dataset_prefix
+from jobs.directories import deleted
 from worker import health
 from worker.checkpoints import clear
 from worker.context import Worker
@@ -66,7 +66,10 @@ def sweep(worker: Worker, end: threading.Event | None = None) -> None:
         swept = maintenance.sweep(connection, settings)
     doorbell.prune(settings)
     for job in swept.taken_back:
-        log.warning("job_taken_back", job=job.id, attempt=job.attempt, state=job.state)
+        if job.error is not None and job.error["code"] in maintenance.EXPIRED:
+            log.warning("job_expired", job=job.id, attempt=job.attempt, code=job.error["code"])
+        else:
+            log.warning("job_taken_back", job=job.id, attempt=job.attempt, state=job.state)
     for remove in _removals(worker, swept):
         if time.monotonic() > until or (end is not None and end.is_set()):
             return
@@ -117,7 +120,8 @@ def _or_later(**what: str) -> Iterator[None]:
 
 
 def prune_scratch(worker: Worker) -> None:
-    """Delete what attempts left behind that no longer hold their job, as after a kill.
+    """Delete what attempts left behind that no longer hold their job, as after a kill. One whose
+    supervisor is about to hear that it lost the job is left to that: its log is still to be stored.
 
     The directory of an attempt is made after its claim was committed, so a live one is never
     taken for a leftover.
@@ -127,4 +131,4 @@ def prune_scratch(worker: Worker) -> None:
         with worker.database.read() as connection:
             held = attempt.isdecimal() and maintenance.is_held(connection, job_id, int(attempt))
         if not held:
-            shutil.rmtree(directory, ignore_errors=True)
+            deleted(directory)

@@ -83,7 +83,13 @@ async def read_hub_dataset(request: Request) -> HubDataset:
     except ValidationError as error:
         entries = [{**entry, "loc": ("body", *entry["loc"])} for entry in error.errors()]
         first = describe(entries[0], HubDataset)
-        raise ApiError("invalid_request", first.detail, pointer=first.pointer) from None
+        raise ApiError(
+            "invalid_request",
+            first.detail,
+            pointer=first.pointer,
+            value=first.value,
+            legal=first.legal,
+        ) from None
 
 
 async def receive(request: Request, upload: Upload) -> str | None:

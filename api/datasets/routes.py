@@ -154,6 +154,7 @@ def get_dataset(dataset_id: DatasetId, context: Ctx, caller: JobsReader) -> Data
         "artifact_not_found",
         "base_not_found",
         "base_not_ready",
+        "base_not_finished",
         "illegal_base",
         "model_not_found",
         "missing_tokenizer",

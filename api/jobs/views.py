@@ -57,14 +57,22 @@ EXAMPLE_JOB: JsonDict = {
 
 
 class Progress(BaseModel):
-    """How far the current phase is."""
+    """How far it is. Null while it is queued."""
 
     model_config = ConfigDict(extra="allow")
 
     done: int | float
     total: int | float
-    unit: str = Field(examples=["block"])
-    percent: float = Field(description="Of the whole job.", examples=[46.0])
+    unit: str = Field(
+        description="`byte` of a download, then `block`, which counts each block when it is "
+        "quantized and again when it is evaluated, or `step` of finetuning.",
+        examples=["block"],
+    )
+    percent: float = Field(
+        description="Of the time that the job takes by the estimate, so not done / total; of a "
+        "download or of finetuning: of its bytes or steps.",
+        examples=[46.0],
+    )
     eta_seconds: float | None = Field(None, description="Seconds to go; null while unknown.")
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Method = Literal["lora", "qa-lora", "l4q"]
 Train = Literal["all", "attention", "mlp"]
+LR_QUANTIZER = 1e-2
+MICRO_BATCH_SIZE = 4
 # fields that a base with an adapter has no use for, and the code that refuses each
 OF_A_NEW_ADAPTER = {"rank": "illegal_rank", "adapter": "illegal_adapter"}
 
@@ -48,11 +50,11 @@ class FinetuneConfig(BaseModel):
     )
     batch_size: int = Field(16, ge=1, le=4096, description="Rows of an optimiser step.")
     micro_batch_size: int = Field(
-        4,
+        MICRO_BATCH_SIZE,
         ge=1,
         le=4096,
-        description="Rows in memory at a time; their gradients are accumulated. Halved once if "
-        "memory runs out.",
+        description="Rows in memory at a time; their gradients are accumulated; not more than "
+        "`batch_size`. Halved once if memory runs out.",
     )
     lr: float = Field(
         2e-4,
@@ -62,7 +64,7 @@ class FinetuneConfig(BaseModel):
     )
     # on a Llama of four blocks at 2 bits (docs/results/finetune.md) less of it learns less
     lr_quantizer: float = Field(
-        1e-2,
+        LR_QUANTIZER,
         gt=0,
         le=1,
         description="Of `l4q`: largest learning rate of the scales (relative) and of the zero "
@@ -120,7 +122,24 @@ class FinetuneConfig(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of the split, the order and a new adapter.")
 
-    # a check of a field, not of the model, so that an error names it
+    # checks of fields, not of the model, so that an error names its field; a default is no error,
+    # whether it is spelled out, as in the `input` of a job, or not
+    @field_validator("lr_quantizer")
+    @classmethod
+    def _of_l4q(cls, lr: float, info: ValidationInfo) -> float:
+        method = info.data.get("method", "l4q")  # absent where it is wrong itself
+        if lr != LR_QUANTIZER and method != "l4q":
+            raise ValueError(f"method is {method}, which trains no quantizer; legal only with l4q")
+        return lr
+
+    @field_validator("micro_batch_size")
+    @classmethod
+    def _of_a_batch(cls, rows: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size", rows)
+        if rows > batch_size and rows != MICRO_BATCH_SIZE:
+            raise ValueError(f"more than batch_size; legal: at most {batch_size}")
+        return rows
+
     @field_validator("adapter")
     @classmethod
     def _of_the_method(cls, adapter: str | None, info: ValidationInfo) -> str | None:

@@ -12,6 +12,7 @@ from apiq_core.finetune.batches import random_order, split
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.data import read_rows
 from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
+from apiq_core.finetune.too_little_data import too_little_data
 
 PLAIN_TEXT = ".txt"
 VALIDATION_FRACTION = 0.05  # unless the config says
@@ -124,11 +125,4 @@ def _split(examples: list[Example], config: FinetuneConfig) -> tuple[list[int], 
     try:
         return split(examples, config.validation_fraction or VALIDATION_FRACTION, config.seed)
     except ValueError:
-        raise UserError(
-            "too_little_data",
-            "the dataset has one example; legal: two or more, so that one can be held out, or a "
-            "validation set of its own",
-            param="dataset",
-            value=len(examples),
-            legal={"at_least": 2},
-        ) from None
+        raise too_little_data(len(examples)) from None

@@ -22,7 +22,8 @@ MODEL = "model/"  # where a quantize job's artifacts have them
 def published_by(connection: Connection, base: str, owner: str | None) -> Sequence[Artifact] | None:
     """Where a base that is a job published them; None for a model id.
 
-    Raises `UserError`: `base_not_found`, `illegal_base`, `base_not_ready`.
+    Raises `UserError`: `base_not_found`, `illegal_base`, `base_not_ready`,
+    `base_not_finished`.
     """
     if JOB_ID.fullmatch(base) is None:
         return None
@@ -33,7 +34,7 @@ def published_by(connection: Connection, base: str, owner: str | None) -> Sequen
     finetunes.check_is_quantize(job)
     if job.state != State.SUCCEEDED:
         raise UserError(
-            "base_not_ready",
+            "base_not_finished" if job.state in finetunes.READY else "base_not_ready",
             f"base is {base}, a job that is {job.state}; legal: a quantize job that has succeeded",
             param="base",
             value=base,

@@ -52,6 +52,11 @@ def test_a_child_is_stopped_when_its_time_is_over(house: House, tmp_path: Path) 
             # and the worker goes on
             house.wait(accept(house, input={"how": "finish"}), State.SUCCEEDED)
         assert house.events(job)[-1].type == "failed"
+        assert "attempt 1 says hello" in house.log(job, 1)
+    said = (house.settings.data_dir / "worker.log").read_text()
+    assert "event=job_expired" in said and "event=job_ended_meanwhile" in said
+    for misleading in ("job_taken_back", "lease_lost", "log_not_stored"):
+        assert misleading not in said
 
 
 def test_a_job_that_no_worker_may_take(house: House) -> None:

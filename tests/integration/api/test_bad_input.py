@@ -53,7 +53,7 @@ def cut(file: Path, length: int) -> None:
         (
             {"bits": None},
             "invalid_request",
-            "#/bits_per_weight",
+            "#/bits",
             ["neither bits nor bits_per_weight is given"],
         ),
         (
@@ -203,7 +203,7 @@ def test_several_errors_at_once(service: Service) -> None:
         ({"bits": 3}, "#/bits", "bits is not a field; legal: hub_token"),
         ({"hub_tokn": "x"}, "#/hub_tokn", "did you mean `hub_token`?"),
         ({"hub_token": "short"}, "#/hub_token", "hub_token is [secret]"),
-        ([], "#", "the body is of type list; legal: a JSON object"),
+        ([], "#", "the body is of type array; legal: a JSON object"),
     ],
 )
 def test_what_a_retry_cannot_be_sent(

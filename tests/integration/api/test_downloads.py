@@ -134,8 +134,8 @@ def test_who_was_killed_uses_nothing(settings: Settings, names: list[str]) -> No
     hold = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from jobs.downloads import _in_use\n"
-        "with _in_use(Path(sys.argv[1])):\n"
+        "from jobs.directories import in_use\n"
+        "with in_use(Path(sys.argv[1])):\n"
         "    print('holds', flush=True)\n"
         "    time.sleep(600)\n"
     )

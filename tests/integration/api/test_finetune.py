@@ -132,7 +132,7 @@ def test_a_validation_set(service: Service) -> None:
     asked = {"base": base["id"], "dataset": dataset}
     for fields, code, says in (
         ({"validation": NOWHERE_DATASET}, "unknown_dataset", "there is no dataset"),
-        ({"validation": "rows"}, "invalid_request", "another uploaded dataset"),
+        ({"validation": "rows"}, "invalid_request", "legal: `ds_...`, the id of"),
         ({"validation": text}, "wrong_dataset_kind", "a dataset of kind text; legal: one of kind"),
         ({"validation": dataset}, "invalid_request", "legal: another dataset"),
         (
@@ -144,6 +144,8 @@ def test_a_validation_set(service: Service) -> None:
         problem = service.refused(post(service, **asked, **fields), 422, code)
         assert [error["pointer"] for error in problem["errors"]] == ["#/validation"]
         assert says in problem["detail"]
+    problem = service.refused(post(service, **asked), 422, "too_little_data")
+    assert (problem["errors"][0]["pointer"], problem["legal"]) == ("#/dataset", {"at_least": 2})
     answer = post(service, **asked, validation=validation)
     assert answer.status_code == 202, answer.text
     job = answer.json()
@@ -180,9 +182,9 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
             "there is no model",
         ),
         ({"base": "a b"}, "invalid_request", "#/base", "legal: `job_...`, or a model id"),
-        ({"base": None}, "invalid_request", "#/base", "base is None"),
+        ({"base": None}, "invalid_request", "#/base", "base is null"),
         ({"dataset": NOWHERE_DATASET}, "unknown_dataset", "#/dataset", "there is no dataset"),
-        ({"dataset": "text"}, "invalid_request", "#/dataset", "an uploaded dataset"),
+        ({"dataset": "text"}, "invalid_request", "#/dataset", "legal: `ds_...`"),
         ({"base": "tiny", "rank": 65}, "rank_too_large", "#/rank", "rank is 65"),
         ({"base": "tiny", "max_length": 513}, "length_exceeds_context", "#/max_length", "512"),
         ({"revision": "main"}, "illegal_revision", "#/revision", "base is a job"),
@@ -199,6 +201,13 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
         ),
         ({"method": "dora"}, "invalid_request", "#/method", "'lora', 'qa-lora' or 'l4q'"),
         ({"lr_quantizer": 2}, "invalid_request", "#/lr_quantizer", "at most 1"),
+        ({"lr_quantizer": 0.5}, "invalid_request", "#/lr_quantizer", "0.5: method is lora"),
+        (
+            {"micro_batch_size": 8, "batch_size": 7},
+            "invalid_request",
+            "#/micro_batch_size",
+            "8: more than batch_size; legal: at most 7",
+        ),
         ({"epochs": 0}, "invalid_request", "#/epochs", "at least 1"),
         ({"bits": 2}, "invalid_request", "#/bits", "base is a job"),
         ({"learning_rate": 1}, "invalid_request", "#/learning_rate", "is not a field"),

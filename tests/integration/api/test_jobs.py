@@ -125,7 +125,7 @@ class TestList:
             ({"stat": "queued"}, "?stat", "did you mean `state`?"),
             ({"state": "waiting"}, "?state", "state is 'waiting'; legal: 'queued', 'running'"),
             ({"limit": "0"}, "?limit", "legal: at least 1"),
-            ({"limit": "ten"}, "?limit", "legal: a valid integer"),
+            ({"limit": "ten"}, "?limit", "legal: a whole number"),
             ({"after": "garbage"}, "?after", "garbage"),
         ],
     )

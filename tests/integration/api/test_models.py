@@ -263,6 +263,23 @@ class TestHub:
         with pytest.raises(InfraError, match=r"there is none\)"):
             models.locate(NAME, None, settings)
 
+    @pytest.mark.parametrize("code", ["hub_unreachable", "model_not_found", "revision_not_found"])
+    def test_a_revision_of_what_is_only_here(
+        self, settings: Settings, tiny_model: Path, request: pytest.FixtureRequest, code: str
+    ) -> None:
+        put_local(settings, tiny_model)
+        here = models.locate(NAME, None, settings).revision
+        if code != HUB_AWAY:
+            hub: Hub = request.getfixturevalue("hub")
+            if code == "revision_not_found":
+                put_on_hub(hub, tiny_model)
+        with pytest.raises(ApiQError) as caught:
+            models.locate(NAME, "v9", settings)
+        error = caught.value
+        assert (error.code, error.param, error.value) == (code, "revision", "v9")
+        assert f"at {here}: leave revision out" in error.message
+        assert isinstance(error, InfraError if code == HUB_AWAY else UserError)
+
     def test_silence_while_asking_for_a_pinned_revision_may_pass(self, settings: Settings) -> None:
         with pytest.raises(InfraError) as caught:
             models.locate(NAME, "0" * 40, settings)

@@ -97,18 +97,21 @@ def test_of_a_model_on_the_hub(
 
 def test_what_cannot_be_shown(service: Service) -> None:
     dataset, chat = upload(service, QUESTION), upload(service, CHAT)
-    queued = service.submit()["id"]
+    queued, lost = service.submit()["id"], service.submit()["id"]
+    service.http.post(f"/jobs/{lost}/cancel")
     for data, base, status, code in (
         (dataset, "nowhere", 503, "hub_unreachable"),
         (dataset, "a b", 422, "invalid_request"),
         (dataset, "../tiny", 422, "invalid_request"),
         (dataset, "", 422, "invalid_request"),
         (dataset, NOWHERE, 422, "base_not_found"),
-        (dataset, queued, 422, "base_not_ready"),
+        (dataset, queued, 409, "base_not_finished"),
+        (dataset, lost, 422, "base_not_ready"),
         (chat, "tiny", 422, "no_chat_template"),
     ):
         problem = service.refused(preview(service, data, base), status, code)
         assert [error["pointer"] for error in problem["errors"]] == ["?base"]
+        assert problem["retryable"] is (code in ("hub_unreachable", "base_not_finished"))
     missing = f"ds_{NOWHERE.removeprefix('job_')}"
     service.refused(preview(service, missing, "tiny"), 404, "dataset_not_found")
 

@@ -315,7 +315,7 @@ class Model:
             self._queue(job, "retrying", round(pause_s * 1000))
 
     def _queue(self, job: ModelJob, event: str, pause_ms: int) -> None:
-        job.state, job.phase, job.lease_until = "queued", None, None
+        job.state, job.phase, job.lease_until, job.progress = "queued", None, None, None
         job.run_after = self.now + pause_ms
         job.history.append((event, self.now))
 

@@ -14,6 +14,24 @@ def step(number: int) -> dict[str, Any]:
     return {"kind": "event", "type": "progress", "data": progress}
 
 
+def test_a_phase_is_told_once_by_whoever_enters_it_first(database: Database) -> None:
+    with database.begin() as connection:
+        repository.accept(connection, type="quantize", input={})
+        job = leases.claim(connection, worker_id="w", device_class="cpu", lease_ttl_s=60)
+    assert job is not None
+    journal = Journal(database, job)
+    journal.enter("downloading")  # blocks of an earlier attempt
+    journal.flush(now=True)
+    for phase in ("downloading", "calibrating"):  # the child's
+        journal.take([{"kind": "event", "type": "phase", "data": {"phase": phase}}])
+        journal.flush(now=True)
+    with database.read() as connection:
+        events = repository.events_after(connection, job.id)
+        assert repository.get(connection, job.id).phase == "calibrating"
+    told = [event.data["phase"] for event in events if event.type == "phase"]
+    assert told == ["downloading", "calibrating"]
+
+
 def test_a_long_training_leaves_few_events_of_progress(database: Database) -> None:
     with database.begin() as connection:
         repository.accept(connection, type="finetune", input={})

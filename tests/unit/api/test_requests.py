@@ -41,6 +41,16 @@ def test_input_gives_the_same_request_back(width: dict[str, Any]) -> None:
     [
         (GOOD | {"bits": 5}, "#/bits", "bits is 5; legal: 2, 3, 4 or 8"),
         (GOOD | {"group_size": 100}, "#/group_size", "100; legal: 32, 64, 128 or -1"),
+        (GOOD | {"bits": True}, "#/bits", "bits is true; legal: 2, 3, 4 or 8"),
+        (GOOD | {"seed": None}, "#/seed", "seed is null; legal: a whole number, at least 0 and"),
+        (GOOD | {"training": [None]}, "#/training", "training is [null]; legal: a JSON object"),
+        (GOOD | {"formats": []}, "#/formats", "formats is []; legal: at least 1 item"),
+        (
+            {"model": "m", "bits_per_weight": float("nan")},
+            "#/bits_per_weight",
+            "bits_per_weight is NaN; legal: a number, at least 2 and at most 8",
+        ),
+        (GOOD | {"model": "./x"}, "#/model", "`apiq models import SOURCE --name ID` brings"),
         (GOOD | {"rank": 9999}, "#/rank", "rank is 9999; legal: at most 512"),
         (GOOD | {"group": 64}, "#/group", "group is not a field; did you mean `group_size`?"),
         (
@@ -57,12 +67,12 @@ def test_input_gives_the_same_request_back(width: dict[str, Any]) -> None:
         (
             GOOD | {"calibration": {"source": "imagenet"}},
             "#/calibration/source",
-            "'imagenet'; legal: `wikitext2`",
+            "'imagenet'; legal: `wikitext2`, `builtin`, or",
         ),
         ({"bits": 2}, "#/model", "model is missing: The model: `name` or `org/name`"),
         (
             {"model": "m"},
-            "#/bits_per_weight",
+            "#/bits",
             "neither bits nor bits_per_weight is given; legal: one of them",
         ),
         (GOOD | {"bits_per_weight": 2.5}, "#/bits_per_weight", "bits is given too, 2; legal: one"),
@@ -73,7 +83,7 @@ def test_input_gives_the_same_request_back(width: dict[str, Any]) -> None:
             "rank is 8: bits_per_weight chooses the ranks; legal: leave rank out",
         ),
         (GOOD | {"type": "finetune"}, "#/type", "'finetune'; legal: 'quantize'"),
-        ([], "#", "the body is of type list; legal: a JSON object"),
+        ([], "#", "the body is of type array; legal: a JSON object"),
         (GOOD | {"labels": {"a b": "c"}}, "#/labels", "label key 'a b'; legal: 1 to 63"),
         (GOOD | {"labels": {"a": "x" * 256}}, "#/labels", "at most 255 Unicode characters"),
         (GOOD | {"labels": {str(i): "" for i in range(33)}}, "#/labels", "33 labels; legal: at"),
@@ -90,6 +100,29 @@ def test_what_does_not_fit(body: Any, pointer: str, detail: str) -> None:
     assert found.pointer == pointer
     assert detail in found.detail
     assert len(found.detail) < 400
+
+
+@pytest.mark.parametrize(
+    ("body", "value", "legal"),
+    [
+        (GOOD | {"bits": 5}, 5, [2, 3, 4, 8]),
+        (GOOD | {"rank": 9999}, 9999, {"at_least": 0, "at_most": 512}),
+        (GOOD | {"seed": 2**32}, 2**32, {"at_least": 0, "less_than": 2**32}),
+        (GOOD | {"training": []}, [], "a JSON object"),
+        (GOOD | {"revision": "../x"}, "../x", "a branch, a tag or a commit of the hub"),
+        (GOOD | {"revision": "../x" * 99}, None, "a branch, a tag or a commit of the hub"),
+        ({"model": "m", "bits_per_weight": float("inf")}, None, {"at_least": 2, "at_most": 8}),
+        (GOOD | {"hub_token": "so secret"}, None, "8 to 500 of ASCII letters, digits"),
+        (GOOD | {"hub_tokn": "so secret"}, None, None),
+    ],
+)
+def test_value_and_legal_for_a_program(body: Any, value: Any, legal: Any) -> None:
+    found = refusal(body)
+    assert found.value == value
+    if isinstance(legal, str):
+        assert found.legal.startswith(legal)
+    else:
+        assert found.legal == legal
 
 
 def test_metadata_may_speak_of_null_characters() -> None:

@@ -77,6 +77,11 @@ def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments, env=WIDE).exit_code == 2
 
 
+def test_what_is_no_number_is_told_which_are() -> None:
+    result = CliRunner().invoke(app, ["quantize", "m", "--bits", "two"], env=WIDE)
+    assert "'two'; legal: 2, 3, 4, 8" in result.output
+
+
 @pytest.mark.parametrize(
     ("name", "request_model"), [("quantize", QuantizeRequest), ("finetune", FinetuneRequest)]
 )

@@ -125,6 +125,14 @@ FACTS = ModelFacts(
         ({"adapter": "ia3", "method": "rtn"}, "illegal_adapter", "not rtn; legal here: lora"),
         ({"adapter": "ia3", "rank": 4}, "illegal_rank", "ia3 has no rank"),
         ({"adapter": "dora", "rank": 0}, "illegal_rank", "rank of 1 or more"),
+        ({"method": "gptq", "rank": 4}, "illegal_rank", "rank is 4; method gptq has no adapter"),
+        (
+            {"method": "apiq-lw", "training": {"epochs": 3}},
+            "no_gradient_phase",
+            "apiq-lw with recipe closed-form trains nothing; leave out training.epochs, or take "
+            "recipe paper",
+        ),
+        ({"method": "rtn", "training": {"epochs": 3}}, "no_gradient_phase", "method rtn trains"),
     ],
 )
 def test_what_an_adapter_does_not_go_with(fields: dict[str, Any], code: str, said: str) -> None:

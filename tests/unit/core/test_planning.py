@@ -201,7 +201,7 @@ def test_one_clear_error(fields: dict[str, Any], field: str) -> None:
         ({"bits_per_weight": 2.3, "group_size": 64}, "budget_too_small", "take 2.3750"),
         ({"method": "rtn"}, "illegal_method", "apiq-bw, apiq-lw"),
         ({"adapter": "ia3"}, "illegal_adapter", "legal: lora"),
-        ({"group_size": -1}, "illegal_group_size", "32, 64 or 128"),
+        ({"group_size": -1}, "illegal_group_size", "group_size is -1, one"),
     ],
 )
 def test_what_a_budget_does_not_go_with(fields: dict[str, Any], code: str, said: str) -> None:

@@ -23,6 +23,9 @@ def row(**fields: Any) -> str:
         (row(text="All of it.", id=3), "", "All of it."),
         (row(prompt="2+2=", completion="4"), "2+2=", "4"),
         (row(prompt="", completion="4"), "", "4"),
+        (row(question="", answer="4"), "Question: \nAnswer:", " 4"),
+        (row(text="All of it.", question="How?", answer="4"), "Question: How?\nAnswer:", " 4"),
+        (row(question="How?", answer="4", completion="5", prompt="2+3="), "2+3=", "5"),
         (row(question="How many?", answer="#### 4"), "Question: How many?\nAnswer:", " #### 4"),
         (
             row(instruction="Add.", input="2 and 2", output="4", id=7),

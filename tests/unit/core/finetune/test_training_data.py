@@ -152,7 +152,7 @@ def test_the_file_at_fault_is_named(
     [
         ("", 0, "the text has no token; legal: two or more"),
         ("a", 1, "the text has a single token; legal: two or more"),
-        ("a a", 1, "the dataset has one example"),  # of two tokens
+        ("a a", 1, "the dataset has one row to train on"),  # of two tokens
     ],
 )
 def test_a_text_of_a_token_or_two(files: Files, dataset: str, value: int, said: str) -> None:
