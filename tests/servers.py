@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import boto3
+import psutil
 import psycopg
 import redis
 from botocore.config import Config
@@ -92,8 +93,15 @@ class Server:
         self._end(self.stop_signal)
 
     def kill(self) -> None:
-        """As a power cut."""
+        """As a power cut: the processes that it started go with it, and do not answer once more."""
+        helpers: list[psutil.Process] = []
+        if self._process is not None and self._process.poll() is None:
+            helpers = psutil.Process(self._process.pid).children(recursive=True)
         self._end(signal.SIGKILL)
+        for helper in helpers:
+            with suppress(psutil.NoSuchProcess):
+                helper.kill()
+        psutil.wait_procs(helpers, DOWN_WITHIN_S)
 
     def restart(self) -> None:
         self.stop()

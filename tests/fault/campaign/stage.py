@@ -123,12 +123,13 @@ class Stage:
         self.ended(job.id, within_s=60.0)
 
     def heard_of_its_loss(self, job: Job) -> bool:
-        """Some worker noticed that it no longer has the job."""
+        """Some worker noticed that it no longer has the job, or that the job has ended."""
         logs = [file.read_text() for file in self.data_dir.glob("worker-*.log")]
         return any(
-            "event=lease_lost" in line and job.id in line
+            f"event={event}" in line and job.id in line
             for log in logs
             for line in log.splitlines()
+            for event in ("lease_lost", "job_ended_meanwhile")
         )
 
     def is_quiet(self) -> bool:

@@ -227,7 +227,12 @@ def test_a_gated_one(service: Service, hub: Hub) -> None:
         ({"hub": "a b"}, "invalid_request", "#/hub", "not a dataset of the hub"),
         ({"hub": "../x"}, "invalid_request", "#/hub", "not a dataset of the hub"),
         ({"hub": 3}, "invalid_request", "#/hub", "hub is 3"),
-        ({"split": "a/b"}, "invalid_request", "#/split", "Which of its splits"),
+        (
+            {"split": "a/b"},
+            "invalid_request",
+            "#/split",
+            "split is 'a/b'; legal: 1 to 100 of ASCII",
+        ),
         ({"quantize": 1}, "invalid_request", "#/quantize", "quantize is not a field"),
         ({"splits": "a"}, "invalid_request", "#/splits", "did you mean `split`?"),
         ({"hub_token": "short"}, "invalid_request", "#/hub_token", "hub_token is [secret]"),

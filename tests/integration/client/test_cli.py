@@ -271,7 +271,7 @@ class TestFinetune:
             (["--bits", "5"], "error: bits is 5; legal: 2, 3, 4 or 8 [invalid_request]"),
             (
                 ["--quantize-method", "rtn"],
-                "error: quantize is {'method': 'rtn'}: legal only with bits or bits_per_weight, "
+                'error: quantize is {"method": "rtn"}: legal only with bits or bits_per_weight, '
                 "which quantize the base [invalid_request]",
             ),
         ):
