@@ -118,6 +118,7 @@ def events(
 ) -> None:
     """The history of a job."""
     with Client() as client:
+        client.job(job_id)  # where no server is, minutes of patience are for nothing
         for event in client.events(job_id, after=after, follow=follow):
             if json:
                 line = dumps(event.model_dump(mode="json"))  # in ASCII

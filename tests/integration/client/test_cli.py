@@ -352,9 +352,10 @@ def test_version(apiq: Command, live: Live) -> None:
 
 def test_a_server_that_is_not_there(apiq: Command) -> None:
     apiq.environment["APIQ_URL"] = "http://127.0.0.1:9"
-    (line,) = apiq("jobs", "list", code=1).stderr.splitlines()
-    assert line.startswith("error: no apiq server answers at http://127.0.0.1:9")
-    assert line.endswith("[unreachable]")
+    for asked in (("jobs", "list"), ("events", "-f", "job_none")):
+        (line,) = apiq(*asked, code=1).stderr.splitlines()
+        assert line.startswith("error: no apiq server answers at http://127.0.0.1:9")
+        assert line.endswith("[unreachable]")
 
 
 def test_errors_are_red_on_a_terminal_only(apiq: Command) -> None:
