@@ -278,7 +278,8 @@ def test_a_job_that_is_cancelled_in_the_queue_leaves_nothing(house: House, worke
     run_once(worker)
     assert len(house.stored_files()) == 2
     assert house.cancel(job).state == State.CANCELLED
-    sweep(worker)
+    patient = house.settings.model_copy(update={"sweep_interval_s": 60.0})  # all in one sweep
+    sweep(replace(worker, settings=patient))
     assert (house.stored_files(), rows(house, job)) == (set(), [])
 
 
