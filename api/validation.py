@@ -141,7 +141,16 @@ def _shown(path: Sequence[str | int], value: Any) -> str:
     if SECRET_FIELDS.intersection(map(str, path)):
         return "[secret]"
     # a whole body may hold a secret too, as where JSON was encoded twice
-    return quoted(value) if path else f"of type {JSON_TYPES.get(type(value), 'number')}"
+    if path and not _holds_secret(value):
+        return quoted(value)
+    return f"of type {JSON_TYPES.get(type(value), 'number')}"
+
+
+def _holds_secret(value: Any) -> bool:
+    """Whether a secret was put into the wrong place. As deep as JSON is parsed: no more."""
+    if isinstance(value, Mapping):
+        return not SECRET_FIELDS.isdisjoint(value) or any(map(_holds_secret, value.values()))
+    return isinstance(value, list) and any(map(_holds_secret, value))
 
 
 def _short(value: Any) -> Any:

@@ -78,7 +78,7 @@ def finetune_job(link: Link) -> dict[str, Any]:
     request = FinetuneRequest.from_input(spec.input)
 
     link.on_event(Event("phase", {"phase": "downloading"}))
-    with base_of(request, link, settings, store) as (model_dir, adapter_dir):
+    with base_of(request, link, settings, store) as (model_dir, adapter_dir, is_on_hub):
         fetch = partial(fetch_dataset, scratch_dir=scratch_dir / "data", store=store)
         data = {
             dataset_id: patience.with_store(
@@ -103,8 +103,7 @@ def finetune_job(link: Link) -> dict[str, Any]:
             base_name=request.base,
             model_name=spec.input["model"],
             is_job=request.base_job is not None,
-            is_on_hub=request.base_job is None
-            and not models.is_local(request.base, request.revision, settings),
+            is_on_hub=is_on_hub,
             bits=request.bits,
         )
     return {"metrics": report.headline(), "text_sha256": fingerprints(data)}
@@ -113,17 +112,18 @@ def finetune_job(link: Link) -> dict[str, Any]:
 @contextmanager
 def base_of(
     request: FinetuneRequest, link: Link, settings: Settings, store: ArtifactStore
-) -> Iterator[tuple[Path, Path | None]]:
-    """The folders of what is trained on, its adapter's if it has one: a model's, or a job's."""
+) -> Iterator[tuple[Path, Path | None, bool]]:
+    """The folders of what is trained on, its adapter's if it has one: a model's, or a job's. And
+    whether it is on the hub."""
     if request.base_job is None:
         located = models.locate(request.base, request.revision, settings, _token(link.spec))
         with models.fetched(located, settings, Download(link).on_bytes) as model_dir:
-            yield model_dir, None
+            yield model_dir, None, located.on_hub is not None
         return
     folder = Path(link.spec.scratch_dir) / "base"
     bases.fetch(link.spec.base_files, folder, store, link.check)
     adapter_dir = folder / "adapter"
-    yield folder / "model", adapter_dir if adapter_dir.is_dir() else None
+    yield folder / "model", adapter_dir if adapter_dir.is_dir() else None, False
 
 
 class Download:

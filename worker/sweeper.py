@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -126,7 +127,7 @@ def prune_scratch(worker: Worker) -> None:
     The directory of an attempt is made after its claim was committed, so a live one is never
     taken for a leftover.
     """
-    for directory in worker.settings.scratch_dir.glob("*.*"):
+    for directory in filter(Path.is_dir, worker.settings.scratch_dir.glob("*.*")):
         job_id, _, attempt = directory.name.partition(".")
         with worker.database.read() as connection:
             held = attempt.isdecimal() and maintenance.is_held(connection, job_id, int(attempt))

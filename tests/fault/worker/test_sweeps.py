@@ -19,8 +19,10 @@ def test_scratch_of_the_dead_is_cleared_and_of_the_living_kept(
     names = [f"{job.id}.1", f"{job.id}.0", "job_unknown.1", "odd.name"]
     for name in names:
         (house.settings.scratch_dir / name / "out").mkdir(parents=True)
+    (house.settings.scratch_dir / "somebodys.file").touch()
     prune_scratch(worker)
-    assert [path.name for path in house.settings.scratch_dir.iterdir()] == [f"{job.id}.1"]
+    left = {path.name for path in house.settings.scratch_dir.iterdir()}
+    assert left == {f"{job.id}.1", "somebodys.file"}
 
 
 def test_scratch_is_kept_until_its_supervisor_has_heard_of_the_end(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,7 +12,9 @@ from jobs import texts
 from jobs.database import Database
 from jobs.settings import Settings
 from tests.columns import Column
+from tests.conftest import OpenColumn
 from tests.integration.api.hub_server import Hub, serve_hub
+from tests.integration.api.live import Live, serve
 from tests.integration.api.support import Service, place_model
 from tests.tiny_models import make_tiny
 
@@ -54,3 +57,25 @@ def service(settings: Settings, database: Database, tiny_model: Path) -> Iterato
     app = create_app(settings)
     with TestClient(app, base_url="http://localhost") as http:
         yield Service(app.state.context, app, http)
+
+
+@pytest.fixture(scope="module")
+def live_settings() -> dict[str, Any]:
+    """What a module's own server has otherwise than by default."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def live(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: Path,
+    open_column: OpenColumn,
+    column_name: str,
+    live_settings: dict[str, Any],
+) -> Iterator[Live]:
+    """A server of the module on a real socket."""
+    with open_column(column_name) as column:
+        data_dir = tmp_path_factory.mktemp("live")
+        settings = Settings(data_dir=data_dir, **column.addresses, **live_settings)
+        with serve(settings, tiny_model) as live:
+            yield live

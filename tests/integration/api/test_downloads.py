@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def test_what_was_fetched_is_not_fetched_again(
         assert again == first
     assert hub.fetched() == set()
     assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_two_jobs_at_once_fetch_it_once(
+    settings: Settings, names: list[str], hub: Hub, tiny_model: Path
+) -> None:
+    def content(_: int) -> bytes:
+        with fetched(settings, names[0]) as directory:
+            return (directory / "model.safetensors").read_bytes()
+
+    with ThreadPoolExecutor(2) as pool:
+        contents = set(pool.map(content, range(2)))
+    assert contents == {(tiny_model / "model.safetensors").read_bytes()}
+    gets = [path for method, path in hub.requests if method == "GET"]
+    assert sum(path.endswith("/model.safetensors") for path in gets) == 1
 
 
 def test_another_commit_is_another_model(settings: Settings, names: list[str], hub: Hub) -> None:

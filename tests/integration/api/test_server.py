@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,25 +18,11 @@ import pytest
 
 from jobs.database import Database
 from jobs.settings import Settings
-from tests.conftest import OpenColumn
 from tests.integration.api.live import Live, serve
 
 STREAM = {"accept": "text/event-stream"}
 BIG = os.urandom(1024 * 1024) * 48  # 48 MiB
 SOON_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def live(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_model: Path,
-    open_column: OpenColumn,
-    column_name: str,
-) -> Iterator[Live]:
-    with open_column(column_name) as column:
-        settings = Settings(data_dir=tmp_path_factory.mktemp("live"), **column.addresses)
-        with serve(settings, tiny_model) as live:
-            yield live
 
 
 @pytest.fixture(scope="module")

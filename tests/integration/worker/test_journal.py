@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import pytest
+
 from jobs import leases, repository
 from jobs.database import Database
+from jobs.job import Job
 from worker.journal import Journal
 
 STEPS, TOTAL = 300, 10_000
@@ -14,11 +17,17 @@ def step(number: int) -> dict[str, Any]:
     return {"kind": "event", "type": "progress", "data": progress}
 
 
-def test_a_phase_is_told_once_by_whoever_enters_it_first(database: Database) -> None:
+@pytest.fixture
+def job(database: Database) -> Job:
+    """One that runs."""
     with database.begin() as connection:
-        repository.accept(connection, type="quantize", input={})
+        repository.accept(connection, type="finetune", input={})
         job = leases.claim(connection, worker_id="w", device_class="cpu", lease_ttl_s=60)
     assert job is not None
+    return job
+
+
+def test_a_phase_is_told_once_by_whoever_enters_it_first(database: Database, job: Job) -> None:
     journal = Journal(database, job)
     journal.enter("downloading")  # blocks of an earlier attempt
     journal.flush(now=True)
@@ -32,11 +41,7 @@ def test_a_phase_is_told_once_by_whoever_enters_it_first(database: Database) -> 
     assert told == ["downloading", "calibrating"]
 
 
-def test_a_long_training_leaves_few_events_of_progress(database: Database) -> None:
-    with database.begin() as connection:
-        repository.accept(connection, type="finetune", input={})
-        job = leases.claim(connection, worker_id="w", device_class="cpu", lease_ttl_s=60)
-    assert job is not None
+def test_a_long_training_leaves_few_events_of_progress(database: Database, job: Job) -> None:
     journal = Journal(database, job)
     for number in range(1, STEPS + 1):
         journal.take([step(number)])

@@ -114,6 +114,8 @@ def test_what_does_not_fit(body: Any, pointer: str, detail: str) -> None:
         ({"model": "m", "bits_per_weight": float("inf")}, None, {"at_least": 2, "at_most": 8}),
         (GOOD | {"hub_token": "so secret"}, None, "8 to 500 of ASCII letters, digits"),
         (GOOD | {"hub_tokn": "so secret"}, None, None),
+        (GOOD | {"model": {"hub_token": "so secret"}}, None, "text"),
+        (GOOD | {"calibration": [{"hub_token": "so secret"}]}, None, "a JSON object"),
     ],
 )
 def test_value_and_legal_for_a_program(body: Any, value: Any, legal: Any) -> None:
@@ -123,6 +125,7 @@ def test_value_and_legal_for_a_program(body: Any, value: Any, legal: Any) -> Non
         assert found.legal.startswith(legal)
     else:
         assert found.legal == legal
+    assert "so secret" not in found.detail
 
 
 def test_metadata_may_speak_of_null_characters() -> None:
