@@ -147,10 +147,16 @@ def _shown(path: Sequence[str | int], value: Any) -> str:
 
 
 def _holds_secret(value: Any) -> bool:
-    """Whether a secret was put into the wrong place. As deep as JSON is parsed: no more."""
-    if isinstance(value, Mapping):
-        return not SECRET_FIELDS.isdisjoint(value) or any(map(_holds_secret, value.values()))
-    return isinstance(value, list) and any(map(_holds_secret, value))
+    """Whether a secret was put into the wrong place, at any depth."""
+    values = [value]
+    for item in values:  # which grows: JSON may be deeper than calls can be
+        if isinstance(item, Mapping):
+            if not SECRET_FIELDS.isdisjoint(item):
+                return True
+            values += item.values()
+        elif isinstance(item, list):
+            values += item
+    return False
 
 
 def _short(value: Any) -> Any:

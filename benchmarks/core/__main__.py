@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 QUANTIZES = ("quality", "speed", "memory", "error", "calibration")
-FINETUNES = ("finetune", "positions", "ranks", "dora", "l4q", "step")
+FINETUNES = ("finetune", "widths", "positions", "ranks", "dora", "l4q", "step")
 PARTS = QUANTIZES + FINETUNES
 
 

@@ -8,13 +8,12 @@ from benchmarks.core import texts
 from benchmarks.core.cells import Figures
 from benchmarks.core.chart import Axis, chart
 from benchmarks.core.setting import cells, setting
-from benchmarks.core.trainees import ALL, APIQ, FULL, QLORA_STYLE, Task, trained
+from benchmarks.core.trainees import ALL, FULL, Task, trained
 from benchmarks.report import RESULTS_DIR, show, write
 
 LENGTH = 256  # tokens of a row, at most
-MAIN = (QLORA_STYLE, APIQ)  # also at more than 2 bits
-VARIED_BITS = 2
-VARIED_STEPS = 40  # of many rows, which are compared with each other only
+BITS = 2
+VARIED_STEPS = 30  # of many rows, which are compared with each other only
 
 
 def main(options: Namespace) -> None:
@@ -22,15 +21,13 @@ def main(options: Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for task in tasks(options):
         curves: dict[str, list[tuple[float, float]]] = {}
-        for bits in options.bits:
-            for name in chosen(ALL if bits == min(options.bits) else MAIN, options.only):
-                figures = trained(store, given, task, name, bits)
-                if figures:
-                    rows.append(row(task, name, bits, figures))
-                    points = figures["points"]
-                    curves[f"{name}, {rows[-1]['bits']} bits"] = [
-                        (point["step"], point["validation_loss"]) for point in points
-                    ]
+        for name in chosen(ALL, options.only):
+            figures = trained(store, given, task, name, BITS)
+            if figures:
+                rows.append(row(task, name, BITS, figures))
+                curves[f"{name}, {rows[-1]['bits']} bits"] = [
+                    (point["step"], point["validation_loss"]) for point in figures["points"]
+                ]
         chart(
             RESULTS_DIR / f"core-finetune-{task.name}.svg",
             f"{given.model_dir.name} on {task.name}",
@@ -46,19 +43,17 @@ def main(options: Namespace) -> None:
 def varied(
     options: Namespace, names: tuple[str, ...], field: str, values: Sequence[Any]
 ) -> list[dict[str, Any]]:
-    """Rows of 2-bit starts, each trained with every value of a field of `trained`."""
+    """Rows of starts, each trained with every value of a field of `trained`."""
     store, given = cells(options), setting(options)
-    return [
-        {field: value} | row(task, name, VARIED_BITS, figures)
-        for task in tasks(options)
-        for name in chosen(names, options.only)
-        for value in values
-        if (
-            figures := trained(
-                store, given, task, name, VARIED_BITS, steps=VARIED_STEPS, **{field: value}
-            )
-        )
-    ]
+    rows = []
+    for task in tasks(options):
+        for name in chosen(names, options.only):
+            for value in values:
+                fields = {"bits": BITS, "steps": VARIED_STEPS, field: value}
+                figures = trained(store, given, task, name, **fields)
+                if figures:
+                    rows.append({field: value} | row(task, name, fields["bits"], figures))
+    return rows
 
 
 def tasks(options: Namespace) -> list[Task]:
