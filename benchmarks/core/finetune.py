@@ -13,7 +13,6 @@ from benchmarks.report import RESULTS_DIR, show, write
 
 LENGTH = 256  # tokens of a row, at most
 BITS = 2
-VARIED_STEPS = 30  # of many rows, which are compared with each other only
 
 
 def main(options: Namespace) -> None:
@@ -43,13 +42,13 @@ def main(options: Namespace) -> None:
 def varied(
     options: Namespace, names: tuple[str, ...], field: str, values: Sequence[Any]
 ) -> list[dict[str, Any]]:
-    """Rows of starts, each trained with every value of a field of `trained`."""
+    """Rows of starts, each trained shortly with every value of a field of `trained`."""
     store, given = cells(options), setting(options)
     rows = []
     for task in tasks(options):
         for name in chosen(names, options.only):
             for value in values:
-                fields = {"bits": BITS, "steps": VARIED_STEPS, field: value}
+                fields = {"bits": BITS, "is_short": True, field: value}
                 figures = trained(store, given, task, name, **fields)
                 if figures:
                     rows.append({field: value} | row(task, name, fields["bits"], figures))

@@ -3,12 +3,12 @@
 from argparse import Namespace
 
 from benchmarks.core.chart import Axis, chart
-from benchmarks.core.contenders import RANKS
 from benchmarks.core.finetune import varied
 from benchmarks.core.trainees import APIQ, LOFTQ, QLORA_STYLE
 from benchmarks.report import RESULTS_DIR, show, write
 
 COMPARED = (QLORA_STYLE, LOFTQ, APIQ)
+RANKS = (4, 8, 64)
 
 
 def main(options: Namespace) -> None:

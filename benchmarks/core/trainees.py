@@ -31,6 +31,7 @@ TRAINING: dict[str, Any] = {
     "truncate": True,
     "gradient_checkpointing": False,  # blocks are small here; `step` has it on
 }
+SHORT = {"max_steps": 30, "batch_size": 4}  # for many rows, compared with each other only
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,10 @@ def trained(
     rank: int = RANK,
     train: str = "all",
     adapter: str = "lora",
-    steps: int | None = None,
+    is_short: bool = False,
 ) -> Figures | None:
     """The figures of a trainee, with its bits a weight: its start's and any new adapter's."""
-    fields = settings(task) | {"train": train}
-    if steps is not None:
-        fields["max_steps"] = steps
+    fields = settings(task) | {"train": train} | (SHORT if is_short else {})
     inputs = {"base": given.model_dir, "rows": task.rows}
     bits_per_weight = 16.0
     if name != FULL:
