@@ -22,6 +22,7 @@ from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 from apiq_core.finetune.identity import identify
+from apiq_core.finetune.memory import keep_few_kernels
 from apiq_core.finetune.methods import METHODS
 from apiq_core.finetune.mixed_precision import use_matmul_dtype
 from apiq_core.finetune.model_card import model_card
@@ -87,6 +88,7 @@ def finetune(
             processes.any_of(True)  # which the others wait for
             raise Stopped
 
+    keep_few_kernels()
     if not processes.is_main():
         on_event = _tell_nobody
     if validation is None and config.validation_fraction is None:
