@@ -1,5 +1,6 @@
 """In which order examples are trained on: a function of the seed, so that a resumed run goes on."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from apiq_core.finetune.examples import Example
 
 GROUPED_BATCHES = 32  # so many batches are sorted by length together
+LENGTH_STEP = 16  # of few lengths there are few kernels, and memory that is freed fits again
 IGNORED = -100  # the label of a token without loss, as PyTorch has it
 Item = TypeVar("Item")
 
@@ -64,12 +66,12 @@ def token_batches(
 
 
 def pad(batch: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and labels, each (rows, length), padded on the right.
+    """Tokens and labels, each (rows, length), padded on the right to a multiple of `LENGTH_STEP`.
 
     The label at a position is the token there, or `IGNORED`. What is padded needs no mask: it lies
     behind all that attends to it.
     """
-    length = max(map(len, batch))
+    length = LENGTH_STEP * math.ceil(max(map(len, batch)) / LENGTH_STEP)
     tokens = torch.zeros(len(batch), length, dtype=torch.long)
     labels = torch.full((len(batch), length), IGNORED)
     for row, example in enumerate(batch):

@@ -62,8 +62,13 @@ def test_another_epoch_is_another_order() -> None:
 def test_padding_carries_no_loss() -> None:
     short = Example((7, 8), (False, True))
     tokens, labels = pad([short, *of_lengths(3)], torch.device("cpu"))
-    assert tokens.tolist() == [[7, 8, 0], [0, 1, 2]]
-    assert labels.tolist() == [[IGNORED, 8, IGNORED], [0, 1, 2]]
+    assert tokens.tolist() == [[7, 8] + 14 * [0], [0, 1, 2] + 13 * [0]]
+    assert labels.tolist() == [[IGNORED, 8] + 14 * [IGNORED], [0, 1, 2] + 13 * [IGNORED]]
+
+
+def test_lengths_are_few() -> None:
+    lengths = {pad(of_lengths(n), torch.device("cpu"))[0].shape[1] for n in range(1, 49)}
+    assert lengths == {16, 32, 48}
 
 
 def test_one_example_cannot_be_split() -> None:
