@@ -17,12 +17,7 @@ for size in [*range(10, 50), 10]:
 
 
 @pytest.mark.parametrize(
-    ("first", "is_bounded"),
-    [
-        ("", False),
-        ("from apiq_core.finetune.memory import keep_few_kernels; keep_few_kernels()", True),
-    ],
-    ids=["as it is", "bounded"],
+    ("first", "is_bounded"), [("", False), (BOUNDED, True)], ids=["as it is", "bounded"]
 )
 def test_kernels_of_earlier_shapes_are_forgotten(first: str, is_bounded: bool) -> None:
     environment = {**os.environ, "ONEDNN_VERBOSE": "all"}
