@@ -65,13 +65,15 @@ def token_batches(
     return batches
 
 
-def pad(batch: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and labels, each (rows, length), padded on the right to a multiple of `LENGTH_STEP`.
+def pad(batch: Sequence[Example], max_length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and labels, each (rows, length), padded on the right.
 
+    The length is a multiple of `LENGTH_STEP`, or `max_length`: no row is longer than that, and
+    the model's context may be no longer either.
     The label at a position is the token there, or `IGNORED`. What is padded needs no mask: it lies
     behind all that attends to it.
     """
-    length = LENGTH_STEP * math.ceil(max(map(len, batch)) / LENGTH_STEP)
+    length = min(LENGTH_STEP * math.ceil(max(map(len, batch)) / LENGTH_STEP), max_length)
     tokens = torch.zeros(len(batch), length, dtype=torch.long)
     labels = torch.full((len(batch), length), IGNORED)
     for row, example in enumerate(batch):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from apiq_core.events import CheckStop, OnEvent
 from apiq_core.finetune import processes
-from apiq_core.finetune.batches import epoch_batches
+from apiq_core.finetune.batches import epoch_batches, pad
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 
@@ -34,8 +35,9 @@ class Run:
     check_stop: CheckStop
     _epoch: tuple[int, list[list[int]]] = field(default=(-1, []))
 
-    def chosen(self, members: Sequence[int]) -> list[Example]:
-        return [self.examples[i] for i in members]
+    def padded(self, members: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Tokens and labels of these rows."""
+        return pad([self.examples[i] for i in members], self.config.max_length, self.device)
 
     def batches(self, epoch: int) -> list[list[int]]:
         if self._epoch[0] != epoch:

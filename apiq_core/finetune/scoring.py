@@ -6,7 +6,7 @@ import torch
 
 from apiq_core.errors import InfraError
 from apiq_core.finetune import processes
-from apiq_core.finetune.batches import pad, token_batches
+from apiq_core.finetune.batches import token_batches
 from apiq_core.finetune.loss import summed_loss
 from apiq_core.finetune.memory import is_out_of_memory
 from apiq_core.finetune.run import Run
@@ -35,7 +35,7 @@ def mean_loss(run: Run, members: Sequence[int]) -> float:
 
 def _scored(run: Run, batch: Sequence[int]) -> tuple[float, int]:
     try:
-        loss, tokens = summed_loss(run.model, *pad(run.chosen(batch), run.device))
+        loss, tokens = summed_loss(run.model, *run.padded(batch))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.finetune import checkpoint, processes
-from apiq_core.finetune.batches import pad
 from apiq_core.finetune.checkpoint import Point, State
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.loss import summed_loss
@@ -146,8 +145,8 @@ def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[f
     for at in range(0, len(firsts), processes.count()):
         run.check_stop()  # all ask equally often, though the last may have no rows left
         for first in processes.share(firsts[at : at + processes.count()]):
-            micro = run.chosen(batch[first : first + micro_batch_size])
-            loss, _ = summed_loss(run.model, *pad(micro, run.device))
+            micro = batch[first : first + micro_batch_size]
+            loss, _ = summed_loss(run.model, *run.padded(micro))
             (loss / count).backward()
             total += float(loss.detach())
     processes.sum_gradients(run.model)

@@ -67,7 +67,7 @@ def rows_of(base: Path, data: Path) -> tuple[Tensor, Tensor]:
     """Tokens and labels, (rows, length) each."""
     tokenizer = load_tokenizer(base / "model")
     rows, _ = read_rows(data)
-    return pad([tokenize(row, tokenizer) for _, row in rows], torch.device("cpu"))
+    return pad([tokenize(row, tokenizer) for _, row in rows], 512, torch.device("cpu"))
 
 
 @torch.no_grad()

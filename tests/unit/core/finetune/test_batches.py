@@ -12,6 +12,8 @@ from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.examples import Example
 from apiq_core.finetune.train import lr_at
 
+CPU = torch.device("cpu")
+
 
 def of_lengths(*lengths: int) -> list[Example]:
     return [Example(tuple(range(n)), (True,) * n) for n in lengths]
@@ -61,14 +63,18 @@ def test_another_epoch_is_another_order() -> None:
 
 def test_padding_carries_no_loss() -> None:
     short = Example((7, 8), (False, True))
-    tokens, labels = pad([short, *of_lengths(3)], torch.device("cpu"))
+    tokens, labels = pad([short, *of_lengths(3)], 64, CPU)
     assert tokens.tolist() == [[7, 8] + 14 * [0], [0, 1, 2] + 13 * [0]]
     assert labels.tolist() == [[IGNORED, 8] + 14 * [IGNORED], [0, 1, 2] + 13 * [IGNORED]]
 
 
 def test_lengths_are_few() -> None:
-    lengths = {pad(of_lengths(n), torch.device("cpu"))[0].shape[1] for n in range(1, 49)}
+    lengths = {pad(of_lengths(n), 64, CPU)[0].shape[1] for n in range(1, 49)}
     assert lengths == {16, 32, 48}
+
+
+def test_nothing_is_padded_beyond_the_context() -> None:
+    assert [pad(of_lengths(n), 40, CPU)[0].shape[1] for n in (17, 33, 40)] == [32, 40, 40]
 
 
 def test_one_example_cannot_be_split() -> None:
