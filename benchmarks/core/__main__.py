@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 QUANTIZES = ("quality", "speed", "memory", "error", "calibration")
-FINETUNES = ("finetune", "widths", "positions", "ranks", "dora", "l4q", "step")
+FINETUNES = ("finetune", "widths", "positions", "ranks", "dora", "l4q", "step", "lengths")
 PARTS = QUANTIZES + FINETUNES
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--wikitext", type=Path, help="WikiText-2's validation text; needed")
     parser.add_argument("--gsm8k", type=Path, help="GSM8K as JSON lines")
     parser.add_argument("--model", type=Path, help="a checkpoint; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--blocks", type=int, help="only the model's first so many; speed: 6")
+    parser.add_argument("--blocks", type=int, help="first so many only; speed: 6, lengths: 8")
     parser.add_argument("--samples", type=int, default=32, help="calibration windows; default 32")
     parser.add_argument(
         "--bits", type=numbers, default=(2, 3, 4), help="for those with more than one: 2,3"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from apiq_core.device import compute_dtype
@@ -18,6 +19,7 @@ from benchmarks.core.measure.memory import largest
 
 WORDS = 500  # any ids that every vocabulary has
 CPU = torch.device("cpu")
+Step = Callable[[Tensor], float]
 
 
 def figures(config: dict[str, Any], inputs: dict[str, Path], work_dir: Path) -> dict[str, Any]:
@@ -26,31 +28,32 @@ def figures(config: dict[str, Any], inputs: dict[str, Path], work_dir: Path) -> 
     tokens = torch.randint(0, WORDS, (config["rows"], config["length"]), generator=generator)
     if "weights" in config:
         with largest() as peak:
-            step = stepper(config["weights"], inputs, tokens)
+            step = stepper(config["weights"], inputs)
             for _ in range(config["rounds"]):
-                step()
+                step(tokens)
         return {"peak_bytes": peak}
-    steps = {weights: stepper(weights, inputs, tokens) for weights in LOADED}
-    losses = {weights: step() for weights, step in steps.items()}  # and everything is warm
+    steps = {weights: stepper(weights, inputs) for weights in LOADED}
+    losses = {weights: step(tokens) for weights, step in steps.items()}  # and everything is warm
     rounds = [
-        {weights: _seconds(step) for weights, step in steps.items()}
+        {weights: _seconds(step, tokens) for weights, step in steps.items()}
         for _ in range(config["rounds"])
     ]
     ratios = [found["packed"] / found["dense"] for found in rounds]
     return {"losses": losses, "seconds": rounds, "ratio": median(ratios)}
 
 
-def stepper(weights: str, inputs: dict[str, Path], tokens: torch.Tensor) -> Callable[[], float]:
-    """A function that computes the gradients of one step and gives back its loss."""
+def stepper(weights: str, inputs: dict[str, Path], *, gradient_checkpointing: bool = True) -> Step:
+    """What computes the gradients of a step on tokens, (rows, length), and gives back its loss."""
     base = LOADED[weights](inputs["base"])
     base.config.use_cache = False
     base.requires_grad_(False)
     use_matmul_dtype(base, CPU)
     model = PeftModel.from_pretrained(base, str(inputs["adapter"]), is_trainable=True)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
 
-    def step() -> float:
+    def step(tokens: Tensor) -> float:
         loss, count = summed_loss(model, tokens, tokens)
         (loss / count).backward()
         model.zero_grad()
@@ -76,7 +79,7 @@ LOADED: dict[str, Callable[[Path], PreTrainedModel]] = {
 }
 
 
-def _seconds(step: Callable[[], float]) -> float:
+def _seconds(step: Step, tokens: Tensor) -> float:
     start = perf_counter()
-    step()
+    step(tokens)
     return perf_counter() - start
