@@ -23,10 +23,10 @@ from apiq_core.config import QuantizeConfig
 from apiq_core.device import return_freed_memory
 from apiq_core.evaluate import NETWORKS
 from apiq_core.events import CheckStop
+from apiq_core.gradient.optimise import relative_distance, warmup_cosine
+from apiq_core.gradient.scale_student import ScaledLinear
 from apiq_core.inspect import ModelFacts
 from apiq_core.meter import Meter
-from apiq_core.optimise import relative_distance, warmup_cosine
-from apiq_core.scale_student import ScaledLinear
 from apiq_core.skeleton import LOGIT_TOKENS, Skeleton, run_block
 from apiq_core.stream import Stream
 

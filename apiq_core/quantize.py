@@ -23,13 +23,13 @@ from apiq_core.evaluate import evaluate, part_count, try_out
 from apiq_core.events import CheckStop, OnEvent, ShouldStop
 from apiq_core.identity import identify
 from apiq_core.inspect import inspect_model
-from apiq_core.layer_errors import layer_errors
 from apiq_core.meter import Meter
 from apiq_core.methods import METHODS
-from apiq_core.model_card import model_card
 from apiq_core.polish import guess_step_s, polish, step_count
-from apiq_core.report import BlockReport, Report
-from apiq_core.report_html import report_html
+from apiq_core.reports.layer_errors import layer_errors
+from apiq_core.reports.model_card import model_card
+from apiq_core.reports.report import BlockReport, Report
+from apiq_core.reports.report_html import report_html
 from apiq_core.resolve import resolve
 from apiq_core.resume import earlier_plan, take_over, to_metadata
 from apiq_core.skeleton import Skeleton, input_groups

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from apiq_core.events import Event, OnEvent
 from apiq_core.identity import Identity, differing
 from apiq_core.layout import block_file, blocks_dir
-from apiq_core.report import BlockReport
+from apiq_core.reports.report import BlockReport
 
 
 def to_metadata(report: BlockReport, identity: Identity) -> dict[str, str]:

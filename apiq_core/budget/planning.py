@@ -22,12 +22,12 @@ from apiq_core.budget.plan import (
 )
 from apiq_core.budget.sensitivity import sensitivities
 from apiq_core.checkpoint import Checkpoint
+from apiq_core.closed_form.gptq import gptq, inverse_factor
+from apiq_core.closed_form.gram import damp
+from apiq_core.closed_form.lowrank import residuals
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.events import CheckStop
-from apiq_core.gptq import gptq, inverse_factor
-from apiq_core.gram import damp
 from apiq_core.inspect import LinearShape, ModelFacts
-from apiq_core.lowrank import residuals
 from apiq_core.resolve import packable_widths
 from apiq_core.skeleton import Skeleton, Weights, input_groups, layer_inputs, run_block
 

@@ -2,8 +2,8 @@
 
 from apiq_core.finetune.config import Method, Train
 from apiq_core.finetune.report import FinetuneReport
-from apiq_core.markdown import code, plain
-from apiq_core.model_card import READERS, UNPACK, front_matter
+from apiq_core.reports.markdown import code, plain
+from apiq_core.reports.model_card import READERS, UNPACK, front_matter
 
 WITHOUT_ADAPTER: tuple[Method, ...] = ("l4q",)  # publishes a model of its own
 ONLY: dict[Train, str] = {

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from apiq_core.html.charts import px
-from apiq_core.html.markup import Html, tag
-from apiq_core.html.text import finite, number
+from apiq_core.reports.html.charts import px
+from apiq_core.reports.html.markup import Html, tag
+from apiq_core.reports.html.text import finite, number
 
 WIDTH, HEIGHT = 720, 240
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 34

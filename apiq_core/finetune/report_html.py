@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from apiq_core.finetune.report_chart import curves
-from apiq_core.html.markup import Html, join
-from apiq_core.html.page import flat, page, tile_row, time_and_memory
-from apiq_core.html.parts import facts, legend, note, row, section, swatch, table
-from apiq_core.html.text import ABSENT, number, size
+from apiq_core.reports.html.markup import Html, join
+from apiq_core.reports.html.page import flat, page, tile_row, time_and_memory
+from apiq_core.reports.html.parts import facts, legend, note, row, section, swatch, table
+from apiq_core.reports.html.text import ABSENT, number, size
 
 
 def report_html(report: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from apiq_core.finetune.memory import is_out_of_memory
 from apiq_core.finetune.parameters import parameter_groups, trained_parameters
 from apiq_core.finetune.run import Run
 from apiq_core.finetune.scoring import mean_loss
-from apiq_core.optimise import warmup_cosine
+from apiq_core.gradient.optimise import warmup_cosine
 
 ROLLBACKS = 2  # how often a run whose loss was not finite goes back and tries at half the rate
 

@@ -12,13 +12,13 @@ from torch.nn.functional import mse_loss
 from apiq_core.adapters import ADAPTERS, Adapter
 from apiq_core.adapters.lora import LowRank
 from apiq_core.block import Block, BlockResult, Layers, QuantizedLayer
-from apiq_core.clipping_student import ClippingStudent
+from apiq_core.closed_form.warm_start import closed_form
 from apiq_core.config import QuantizeConfig
 from apiq_core.events import CheckStop
-from apiq_core.optimise import Objective, Student, relative_distance, train_block
-from apiq_core.rounding_student import RoundingStudent
-from apiq_core.scale_student import ScaleStudent
-from apiq_core.warm_start import closed_form
+from apiq_core.gradient.clipping_student import ClippingStudent
+from apiq_core.gradient.optimise import Objective, Student, relative_distance, train_block
+from apiq_core.gradient.rounding_student import RoundingStudent
+from apiq_core.gradient.scale_student import ScaleStudent
 
 PAPER = Objective(same_input=True, shuffle=False, cosine=False, distance=mse_loss)
 FROM_CLOSED_FORM = Objective(

@@ -4,10 +4,10 @@
 """
 
 from apiq_core.block import Block, BlockResult
+from apiq_core.closed_form.warm_start import closed_form
 from apiq_core.config import QuantizeConfig
 from apiq_core.events import CheckStop
-from apiq_core.layerwise import train_layers
-from apiq_core.warm_start import closed_form
+from apiq_core.gradient.layerwise import train_layers
 
 
 def quantize_block(block: Block, config: QuantizeConfig, check_stop: CheckStop) -> BlockResult:

@@ -6,10 +6,10 @@ closed form rounds in the same way but moves the target to what X asks for.
 
 from apiq_core.adapters.lora import no_adapter
 from apiq_core.block import Block, BlockResult, Layers, QuantizedLayer, student_weights
+from apiq_core.closed_form.gptq import gptq, inverse_factor
+from apiq_core.closed_form.gram import own_gram
 from apiq_core.config import QuantizeConfig
 from apiq_core.events import CheckStop
-from apiq_core.gptq import gptq, inverse_factor
-from apiq_core.gram import own_gram
 
 DAMPING = 0.01  # of the published code
 

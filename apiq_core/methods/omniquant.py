@@ -6,11 +6,11 @@ as in its own weight-only runs on Llama.
 """
 
 from apiq_core.block import Block, BlockResult
-from apiq_core.clipping_student import ClippingStudent
 from apiq_core.config import QuantizeConfig
 from apiq_core.events import CheckStop
+from apiq_core.gradient.clipping_student import ClippingStudent
+from apiq_core.gradient.optimise import train_block
 from apiq_core.methods.apiq_bw import PAPER
-from apiq_core.optimise import train_block
 
 
 def quantize_block(block: Block, config: QuantizeConfig, check_stop: CheckStop) -> BlockResult:

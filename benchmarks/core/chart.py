@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apiq_core.html.charts import log_ticks
-from apiq_core.html.markup import Html, tag
+from apiq_core.reports.html.charts import log_ticks
+from apiq_core.reports.html.markup import Html, tag
 
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 80, 200, 34, 56  # room for the labels; the legend is on the right

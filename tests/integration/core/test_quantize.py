@@ -20,8 +20,8 @@ from apiq_core.calibration import draw_windows
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
+from apiq_core.gradient.optimise import Student, train_block
 from apiq_core.methods import apiq_bw
-from apiq_core.optimise import Student, train_block
 from apiq_core.quantize import quantize
 from apiq_core.skeleton import Skeleton
 from apiq_core.tokenizer import load_tokenizer

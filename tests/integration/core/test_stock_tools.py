@@ -17,7 +17,7 @@ from apiq_core.budget.plan import Plan
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.events import Event
 from apiq_core.quantize import quantize
-from apiq_core.report import Report
+from apiq_core.reports.report import Report
 from tests.integration.core.small import SMALL, small_config
 from tests.tiny_models import ARCHITECTURES, make_tiny
 

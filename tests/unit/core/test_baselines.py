@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from apiq_core.block import Block, BlockResult, student_weights
+from apiq_core.closed_form.gram import own_gram
 from apiq_core.config import Method, QuantizeConfig
-from apiq_core.gram import own_gram
-from apiq_core.layer_errors import layer_errors
 from apiq_core.methods import METHODS, awq
 from apiq_core.quantizer import QuantizedWeight, round_to_nearest
+from apiq_core.reports.layer_errors import layer_errors
 from apiq_core.rescaling import divide, producers
 from apiq_core.training_defaults import TRAINING_DEFAULTS
 from tests.tiny_models import ARCHITECTURES

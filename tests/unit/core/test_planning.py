@@ -19,11 +19,11 @@ from apiq_core.budget.plan import (
 from apiq_core.budget.planning import group_options, layer_losses, make_plan
 from apiq_core.budget.sensitivity import sensitivities
 from apiq_core.checkpoint import Checkpoint
+from apiq_core.closed_form.gptq import gptq, inverse_factor
+from apiq_core.closed_form.lowrank import exact_low_rank, residuals
 from apiq_core.config import LayerSpec, QuantizeConfig
 from apiq_core.errors import UserError
-from apiq_core.gptq import gptq, inverse_factor
 from apiq_core.inspect import LinearShape, ModelFacts, inspect_model
-from apiq_core.lowrank import exact_low_rank, residuals
 from apiq_core.resolve import packable_widths, resolve
 from apiq_core.skeleton import Skeleton, layer_inputs, run_block
 from tests.tiny_models import make_tiny

@@ -15,7 +15,7 @@ from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.finetune import batches
 from apiq_core.finetune.finetune import finetune
-from apiq_core.model_card import UNPACK
+from apiq_core.reports.model_card import UNPACK
 from tests.integration.core.finetune.support import config, quantized, run, stock_loss, stop_after
 from tests.tiny_models import make_tiny
 

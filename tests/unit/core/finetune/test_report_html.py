@@ -5,7 +5,7 @@ import pytest
 
 from apiq_core.finetune.projection import LLAMAS, Shape, Training, training_bytes
 from apiq_core.finetune.report_html import report_html
-from tests.unit.core.pages import Page
+from tests.unit.core.reports.pages import Page
 
 HOSTILE = "</title><script>alert(1)</script>"
 

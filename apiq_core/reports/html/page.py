@@ -7,11 +7,11 @@ states.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from apiq_core.html.charts import shares
-from apiq_core.html.markup import Html, tag
-from apiq_core.html.parts import note, row, section, table
-from apiq_core.html.style import STYLE
-from apiq_core.html.text import ABSENT, duration, finite, size
+from apiq_core.reports.html.charts import shares
+from apiq_core.reports.html.markup import Html, tag
+from apiq_core.reports.html.parts import note, row, section, table
+from apiq_core.reports.html.style import STYLE
+from apiq_core.reports.html.text import ABSENT, duration, finite, size
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 

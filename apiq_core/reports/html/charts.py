@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from apiq_core.html.markup import Html, join, tag
-from apiq_core.html.text import NOT_FINITE, finite, number
+from apiq_core.reports.html.markup import Html, join, tag
+from apiq_core.reports.html.text import NOT_FINITE, finite, number
 
 WIDTH = 720
 LEFT, RIGHT = 124, 10  # room for layer names; charts over blocks share their columns

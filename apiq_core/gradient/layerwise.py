@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from apiq_core.block import Block, BlockResult, Layers, QuantizedLayer, student_weights
-from apiq_core.clipping_student import ClippedLinear
 from apiq_core.config import Training
 from apiq_core.events import CheckStop
-from apiq_core.gram_loss import GramLoss, input_sums
+from apiq_core.gradient.clipping_student import ClippedLinear
+from apiq_core.gradient.gram_loss import GramLoss, input_sums
 
 
 def train_layers(

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from apiq_core.html.charts import kept_epoch
-from apiq_core.html.text import duration, number, size
-from apiq_core.report_html import report_html
-from tests.unit.core.pages import Page
-from tests.unit.core.sample_report import LAYERS, rtn_report, sample_report
+from apiq_core.reports.html.charts import kept_epoch
+from apiq_core.reports.html.text import duration, number, size
+from apiq_core.reports.report_html import report_html
+from tests.unit.core.reports.pages import Page
+from tests.unit.core.reports.sample_report import LAYERS, rtn_report, sample_report
 
 HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from apiq_core.closed_form.gptq import gptq, inverse_factor
+from apiq_core.closed_form.gram import Grams
+from apiq_core.closed_form.lowrank import exact_low_rank
+from apiq_core.closed_form.warm_start import quantize_layers
 from apiq_core.config import LayerSpec
-from apiq_core.gptq import gptq, inverse_factor
-from apiq_core.gram import Grams
-from apiq_core.lowrank import exact_low_rank
 from apiq_core.quantizer import round_to_nearest
-from apiq_core.warm_start import quantize_layers
 
 
 def correlated(tokens: int, width: int, seed: int) -> torch.Tensor:

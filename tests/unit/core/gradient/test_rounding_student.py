@@ -7,9 +7,9 @@ import torch
 from apiq_core.adapters.lora import LowRank, no_adapter
 from apiq_core.block import QuantizedLayer
 from apiq_core.config import Training
-from apiq_core.optimise import Objective, train_block
+from apiq_core.gradient.optimise import Objective, train_block
+from apiq_core.gradient.rounding_student import RoundedLinear, RoundingStudent
 from apiq_core.quantizer import round_to_nearest
-from apiq_core.rounding_student import RoundedLinear, RoundingStudent
 from tests.unit.core.small_block import small_block
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from apiq_core.html.markup import Html, tag
+from apiq_core.reports.html.markup import Html, tag
 
 
 def facts(pairs: dict[str, Any]) -> Html:

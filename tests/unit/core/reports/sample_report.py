@@ -3,7 +3,7 @@
 from typing import Any
 
 from apiq_core.config import QuantizeConfig
-from apiq_core.report import (
+from apiq_core.reports.report import (
     BitsPerWeight,
     BlockReport,
     CalibratedText,

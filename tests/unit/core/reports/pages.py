@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from apiq_core.html.markup import VOID
+from apiq_core.reports.html.markup import VOID
 
 
 class Page(HTMLParser):

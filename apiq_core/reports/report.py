@@ -17,9 +17,9 @@ from apiq_core.config import NORMAL_FLOAT, QuantizeConfig
 from apiq_core.device import matmul_dtype
 from apiq_core.evaluate import Scores
 from apiq_core.inspect import ModelFacts
-from apiq_core.layer_errors import LayerError
 from apiq_core.meter import Meter
 from apiq_core.polish import Polished
+from apiq_core.reports.layer_errors import LayerError
 
 MAX_LISTED_TOKENS = 65_536
 

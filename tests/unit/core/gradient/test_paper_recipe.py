@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from apiq_core.block import Block
-from apiq_core.clipping_student import LOGIT_START, ClippingStudent
 from apiq_core.config import QuantizeConfig, Training
+from apiq_core.gradient.clipping_student import LOGIT_START, ClippingStudent
+from apiq_core.gradient.optimise import train_block
 from apiq_core.methods import apiq_bw
-from apiq_core.optimise import train_block
 from apiq_core.training_defaults import TRAINING_DEFAULTS
-from tests.unit.core import paper_oracle
+from tests.unit.core.gradient import paper_oracle
 from tests.unit.core.small_block import small_block
 
 EPOCHS = 5

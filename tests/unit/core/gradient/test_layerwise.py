@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from apiq_core.block import Block, BlockResult
+from apiq_core.closed_form.gram import layer_input
 from apiq_core.config import QuantizeConfig
-from apiq_core.gram import layer_input
-from apiq_core.gram_loss import input_sums
-from apiq_core.layer_errors import layer_errors
+from apiq_core.gradient.gram_loss import input_sums
 from apiq_core.methods import METHODS
+from apiq_core.reports.layer_errors import layer_errors
 from apiq_core.training_defaults import TRAINING_DEFAULTS
 from tests.unit.core.small_block import small_block
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from apiq_core.config import QuantizeConfig
 from apiq_core.quantize import quantize
-from apiq_core.report import Report
+from apiq_core.reports.report import Report
 from tests.tiny_models import make_tiny
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "report.md"
+PAGE = Path(__file__).parents[4] / "docs" / "reference" / "report.md"
 ROW = re.compile(r"^\| `([\w.\[\]]+)` \| (.+) \| (.*)\|$", re.MULTILINE)
 
 

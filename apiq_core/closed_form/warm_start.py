@@ -13,14 +13,14 @@ from torch import Tensor
 
 from apiq_core.adapters.lora import LowRank
 from apiq_core.block import Block, Layers, QuantizedLayer, student_weights
+from apiq_core.closed_form.gptq import gptq, inverse_factor
+from apiq_core.closed_form.gram import Grams, accumulate
+from apiq_core.closed_form.lowrank import exact_low_rank
+from apiq_core.closed_form.refine import refine
 from apiq_core.config import LayerSpec
 from apiq_core.device import return_freed_memory
 from apiq_core.events import CheckStop
-from apiq_core.gptq import gptq, inverse_factor
-from apiq_core.gram import Grams, accumulate
-from apiq_core.lowrank import exact_low_rank
 from apiq_core.quantizer import QuantizedWeight
-from apiq_core.refine import refine
 
 # a of W'. On SmolLM2-135M, 2 bits, 8,192 tokens: perplexity 69.9 at 1, 58.5 at 0.5, and 60.8 with
 # the best a of each layer on held-out tokens

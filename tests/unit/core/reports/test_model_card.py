@@ -6,10 +6,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from apiq_core.config import QuantizeConfig
-from apiq_core.model_card import UNPACK, model_card
 from apiq_core.quantize import quantize
+from apiq_core.reports.model_card import UNPACK, model_card
 from tests.tiny_models import make_tiny
-from tests.unit.core.sample_report import rtn_report, sample_report
+from tests.unit.core.reports.sample_report import rtn_report, sample_report
 
 
 def _at(bits: int, rank: int = 4) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from apiq_core.block import Block
-from apiq_core.gram import layer_input
+from apiq_core.closed_form.gram import layer_input
 from apiq_core.skeleton import Weights
 from apiq_core.stream import Part
 

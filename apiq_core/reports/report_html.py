@@ -6,17 +6,17 @@ Everything a user can name (models, layers, texts) goes through `markup.tag`, wh
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from apiq_core.html.charts import (
+from apiq_core.reports.html.charts import (
     block_errors,
     kept_epoch,
     layer_errors,
     loss_curves,
     shares,
 )
-from apiq_core.html.markup import Html, join, tag
-from apiq_core.html.page import flat, page, tile_row, time_and_memory
-from apiq_core.html.parts import facts, legend, note, row, section, swatch, table
-from apiq_core.html.text import (
+from apiq_core.reports.html.markup import Html, join, tag
+from apiq_core.reports.html.page import flat, page, tile_row, time_and_memory
+from apiq_core.reports.html.parts import facts, legend, note, row, section, swatch, table
+from apiq_core.reports.html.text import (
     ABSENT,
     calibrated_on,
     finite,

@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from apiq_core.html.text import (
+from apiq_core.reports.html.text import (
     calibrated_on,
     changes_nothing,
     has_adapter,
@@ -17,7 +17,7 @@ from apiq_core.html.text import (
     size,
     width,
 )
-from apiq_core.markdown import code, plain
+from apiq_core.reports.markdown import code, plain
 
 # the versions that reading was tested with; compressed-tensors packs 3 bits differently elsewhere
 READERS = "transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0"

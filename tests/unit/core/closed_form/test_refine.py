@@ -2,11 +2,11 @@
 
 import torch
 
-from apiq_core import refine as module
-from apiq_core.gptq import gptq, inverse_factor
+from apiq_core.closed_form import refine as module
+from apiq_core.closed_form.gptq import gptq, inverse_factor
+from apiq_core.closed_form.refine import refine
 from apiq_core.quantizer import QuantizedWeight, to_groups
-from apiq_core.refine import refine
-from tests.unit.core.test_closed_form import correlated, damped_gram
+from tests.unit.core.closed_form.test_closed_form import correlated, damped_gram
 
 GROUP_SIZE = 32
 

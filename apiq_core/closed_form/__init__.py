@@ -1,0 +1,1 @@
+"""ApiQ-lw without a gradient step: rounding and the exact low rank from sums over tokens."""

@@ -1,0 +1,1 @@
+"""The gradient phases: what is trained of a block or a layer, and how."""

@@ -1,0 +1,1 @@
+"""What a run says of itself: its figures, their page and the model card."""
