@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from apiq_core.config import QuantizeConfig
+from apiq_core.events import ShouldStop
 from apiq_core.options import add_options, parse, run, show
 
 
@@ -32,12 +33,13 @@ def main(argv: list[str] | None = None) -> int:
 
     from apiq_core.quantize import quantize  # torch only once the options are right
 
-    def work() -> dict[str, Any]:
+    def work(should_stop: ShouldStop) -> dict[str, Any]:
         report = quantize(
             fixed["model_dir"],
             fixed["out_dir"],
             config,
             on_event=show,
+            should_stop=should_stop,
             texts={k: Path(v) for k, _, v in (text.partition("=") for text in fixed["text"])},
             device=fixed["device"],
         )

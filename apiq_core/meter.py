@@ -84,6 +84,10 @@ class Meter:
             self.seconds[name] = round(time.monotonic() - start, 3)
             self.peak_memory_bytes[name] = _peak_bytes(self._device)
 
+    def phase_peak_bytes(self) -> int:
+        """Peak memory since the present phase began."""
+        return _peak_bytes(self._device)
+
     def lap_s(self, at_s: float | None = None) -> float:
         """Seconds since the last block, until now or until `at_s` of the monotonic clock."""
         return round((time.monotonic() if at_s is None else at_s) - self._last, 3)

@@ -2,16 +2,20 @@
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from apiq_core.errors import ApiQError
-from apiq_core.events import Event
+from apiq_core.errors import ApiQError, Stopped
+from apiq_core.events import Event, ShouldStop
 
 Config = TypeVar("Config", bound=BaseModel)
+EXIT_STOPPED = 75  # as the worker's child has it
 
 
 def add_options(parser: argparse.ArgumentParser, model: type[BaseModel], prefix: str = "") -> None:
@@ -42,21 +46,51 @@ def parse(model: type[Config], options: dict[str, Any]) -> Config | None:
         return None
 
 
-def run(work: Callable[[], dict[str, Any] | None]) -> int:
-    """The exit code of a command; what `work` returns, if anything, is printed as JSON."""
+def run(work: Callable[[ShouldStop], dict[str, Any] | None]) -> int:
+    """The exit code of a command; what `work` returns, if anything, is printed as JSON.
+
+    SIGTERM and SIGINT ask `work` to stop at a safe point; a second one ends it at once.
+    """
     try:
-        result = work()
+        with _stopping() as should_stop:
+            result = work(should_stop)
         if result is not None:
             print(json.dumps(result, indent=2))
     except ApiQError as error:
         print(f"error: {error.message} [{error.code}]", file=sys.stderr)
         return 2 if error.fault == "user" else 1
+    except Stopped:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return EXIT_STOPPED
     return 0
 
 
 def show(event: Event) -> None:
     sys.stderr.write(f"{event.type} {json.dumps(event.data)}\n")  # in one piece: others write too
     sys.stderr.flush()
+
+
+@contextmanager
+def _stopping() -> Iterator[ShouldStop]:
+    """Whether a signal asked to stop."""
+    asked = threading.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(*_: object) -> None:
+        asked.set()
+        put_back()
+
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        put_back()
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from apiq_core.events import ShouldStop
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.options import add_options, parse, run, show
 
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     from apiq_core.finetune import processes  # torch only once the options are right
     from apiq_core.finetune.finetune import finetune
 
-    def work() -> dict[str, Any] | None:
+    def work(should_stop: ShouldStop) -> dict[str, Any] | None:
         with processes.joined(fixed["device"]) as device:
             report = finetune(
                 base_dir / "model" if is_artifact else base_dir,
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
                 fixed["out_dir"],
                 config,
                 on_event=show,
+                should_stop=should_stop,
                 device=device,
                 base_name=base_dir.name,
                 is_job=is_artifact,

@@ -16,12 +16,11 @@ from apiq_core.adapters.lora import ADAPTER_DTYPE, LowRank, lora_config
 from apiq_core.checkpoint import disk_errors, write_tensors, write_text
 from apiq_core.errors import UserError
 from apiq_core.finetune.base import Base
-from apiq_core.finetune.config import OF_A_NEW_ADAPTER, FinetuneConfig, Train
+from apiq_core.finetune.config import NEW_RANK, OF_A_NEW_ADAPTER, FinetuneConfig, Train
 from apiq_core.finetune.parameters import is_trained, trained_parameters
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-DEFAULT_RANK = 16
 
 
 def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PeftModel:
@@ -60,7 +59,7 @@ def choose_trained(wrapped: PeftModel, train: Train) -> None:
 def new_adapter(model: PreTrainedModel, config: FinetuneConfig) -> PeftModel:
     """LoRA or DoRA, which changes nothing yet, on the linear layers that `train` means; never on
     the head."""
-    rank, head = config.rank or DEFAULT_RANK, model.get_output_embeddings()
+    rank, head = config.rank or NEW_RANK, model.get_output_embeddings()
     linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     names = [name for name in linears if is_trained(name, config.train)]
     lora = LoraConfig(

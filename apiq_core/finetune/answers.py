@@ -1,8 +1,9 @@
 """How many questions are answered right: the final number, greedily decoded."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ class Question:
 
     prompt: tuple[int, ...]
     answer_length: int  # tokens of the right answer
+    stop: int | None  # the special token that ends it, such as the end of a turn
     wanted: float
 
 
@@ -41,13 +43,16 @@ def questions(
     tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example]
 ) -> Iterator[Question]:
     """Those of `examples` that ask something and have a number in their answer."""
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     for example in examples:
         if example.answer is None:
             continue
         begin, end = example.answer
-        wanted = final_number(_text(tokenizer, example.tokens[begin:end]))
+        answer = example.tokens[begin:end]
+        wanted = final_number(_text(tokenizer, answer))
         if wanted is not None:
-            yield Question(example.tokens[:begin], end - begin, wanted)
+            stop = next((token for token in reversed(answer) if token in special), None)
+            yield Question(example.tokens[:begin], len(answer), stop, wanted)
 
 
 def exact_match(
@@ -68,12 +73,13 @@ def exact_match(
     asked = list(asked)
     if not asked:
         return None
+    stops = {question.stop for question in asked if question.stop is not None}
     limit = min(new_tokens, TIMES_AS_LONG * max(question.answer_length for question in asked))
     right = 0
     for batch in token_batches(asked, lambda q: len(q.prompt) + limit, BATCH_TOKENS):
         check_stop()
         try:
-            said = _decode(model, tokenizer, [question.prompt for question in batch], limit)
+            said = _decode(model, tokenizer, [question.prompt for question in batch], limit, stops)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -90,22 +96,28 @@ def _decode(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     limit: int,
+    stops: Set[int],
 ) -> list[str]:
-    """What the model says to each prompt, up to `limit` tokens."""
+    """What the model says to each prompt, up to `limit` tokens, its own end or one of `stops`."""
     model.eval()
     device = next(model.parameters()).device
     filler = tokenizer.eos_token_id or 0
     tokens, mask = _left_padded(prompts, filler)
+    length = tokens.shape[1]
     causal: Any = model
+    own = causal.generation_config.eos_token_id
+    ends = {*stops, *(own if isinstance(own, list) else [own])} - {None}
     out = causal.generate(
         input_ids=tokens.to(device),
         attention_mask=mask.to(device),
         max_new_tokens=limit,
         do_sample=False,
         use_cache=True,
+        eos_token_id=sorted(ends) or None,
         pad_token_id=filler,
     )
-    return [_text(tokenizer, row.tolist()) for row in out[:, tokens.shape[1] :]]
+    said = (takewhile(lambda token: token not in ends, row) for row in out[:, length:].tolist())
+    return [_text(tokenizer, list(answer)) for answer in said]
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ class Point(BaseModel):
     validation_loss: float
     lr: float
     tokens_per_s: float | None  # of training
+    peak_memory_bytes: int | None = None  # since training began; null in points of older versions
 
 
 class State(BaseModel):
@@ -39,6 +40,7 @@ class State(BaseModel):
     train_loss: float = 0.0  # summed since the last point
     train_tokens: int = 0  # as many
     train_s: float = 0.0  # as long
+    score_s: float = 0.0  # of the last score
 
     @property
     def best_loss(self) -> float:

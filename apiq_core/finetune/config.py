@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 Method = Literal["lora", "qa-lora", "l4q"]
 Train = Literal["all", "attention", "mlp"]
 LR_QUANTIZER = 1e-2
+NEW_RANK = 16  # of an adapter, where the base has none
+HELD_OUT_FRACTION = 0.05
+SCORES = 10  # of a run
 MICRO_BATCH_SIZE = 4
 # fields that a base with an adapter has no use for, and the code that refuses each
 OF_A_NEW_ADAPTER = {"rank": "illegal_rank", "adapter": "illegal_adapter"}
@@ -34,7 +37,7 @@ class FinetuneConfig(BaseModel):
         None,
         ge=1,
         le=512,
-        description="Rank of a new adapter, for a base that has none. Default: 16.",
+        description=f"Rank of a new adapter, for a base that has none. Default: {NEW_RANK}.",
     )
     adapter: Literal["lora", "dora"] | None = Field(
         None,
@@ -86,7 +89,7 @@ class FinetuneConfig(BaseModel):
         gt=0,
         lt=1,
         description="Share of the rows that is held out, to pick the best state; at least one row. "
-        "Default: 0.05, unless there is a validation set of its own.",
+        f"Default: {HELD_OUT_FRACTION}, unless there is a validation set of its own.",
     )
     validation_rows: int = Field(
         128,
@@ -97,7 +100,7 @@ class FinetuneConfig(BaseModel):
     evaluate_every: int | None = Field(
         None,
         ge=1,
-        description="Steps between two scores. Default: a tenth of all steps, at least 1.",
+        description=f"Steps between two scores. Default: 1/{SCORES} of all steps, at least 1.",
     )
     checkpoint_every: int | None = Field(
         None, ge=1, description="Steps between two checkpoints. Default: as `evaluate_every`."

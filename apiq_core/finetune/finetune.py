@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from apiq_core.checkpoint import write_text
-from apiq_core.device import compute_dtype, pick_device
+from apiq_core.device import compute_dtype, matmul_dtype, pick_device
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event, OnEvent, ShouldStop
 from apiq_core.finetune import processes
-from apiq_core.finetune.adapter import DEFAULT_RANK
 from apiq_core.finetune.answers import exact_match, questions
 from apiq_core.finetune.base import Base
-from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.config import HELD_OUT_FRACTION, NEW_RANK, FinetuneConfig
 from apiq_core.finetune.examples import Example
 from apiq_core.finetune.identity import identify
 from apiq_core.finetune.memory import keep_few_kernels
@@ -34,7 +33,7 @@ from apiq_core.finetune.report_html import report_html
 from apiq_core.finetune.run import Run
 from apiq_core.finetune.scoring import mean_loss
 from apiq_core.finetune.train import train
-from apiq_core.finetune.training_data import VALIDATION_FRACTION, load_data
+from apiq_core.finetune.training_data import load_data
 from apiq_core.formats import compressed_tensors_mixed
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
@@ -92,9 +91,9 @@ def finetune(
     if not processes.is_main():
         on_event = _tell_nobody
     if validation is None and config.validation_fraction is None:
-        config = config.model_copy(update={"validation_fraction": VALIDATION_FRACTION})
+        config = config.model_copy(update={"validation_fraction": HELD_OUT_FRACTION})
     if adapter_dir is None and config.rank is None:
-        config = config.model_copy(update={"rank": DEFAULT_RANK})
+        config = config.model_copy(update={"rank": NEW_RANK})
     base, method = Base(model_dir, adapter_dir, bits, group_size), METHODS[config.method]
     target = pick_device(device)
     meter = Meter(on_event, target)
@@ -123,6 +122,7 @@ def finetune(
             target,
             on_event,
             check_stop,
+            meter.phase_peak_bytes,
         )
 
     with meter.phase("training"):
@@ -173,6 +173,7 @@ def finetune(
                 Shape.of(model.config), training, meter.peak_memory_bytes["training"]
             ),
             device=target.type,
+            matmul_dtype=str(matmul_dtype(target)).removeprefix("torch."),
         )
     write_text(out_dir / "report.json", report.model_dump_json(indent=2) + "\n")
     write_text(out_dir / "report.html", report_html(report.model_dump(mode="json")))

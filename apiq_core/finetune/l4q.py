@@ -17,9 +17,9 @@ from apiq_core.adapters import PEFT_PREFIX
 from apiq_core.adapters.lora import LowRank, random_start
 from apiq_core.config import GROUP_SIZES, PER_CHANNEL, WIDTHS, LayerSpec, QuantizeConfig
 from apiq_core.errors import UserError
-from apiq_core.finetune.adapter import DEFAULT_RANK, WEIGHTS_FILE, check_nothing_new
+from apiq_core.finetune.adapter import WEIGHTS_FILE, check_nothing_new
 from apiq_core.finetune.base import Base
-from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.config import NEW_RANK, FinetuneConfig
 from apiq_core.finetune.l4q_linear import L4QLinear, device_of
 from apiq_core.finetune.packed_checkpoint import write_checkpoint
 from apiq_core.finetune.packed_linear import PackedLinear
@@ -48,7 +48,7 @@ def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PreTra
         low_rank = adapters.get(name)
         if low_rank is None:
             shape = torch.empty(layer.out_features, layer.in_features)
-            low_rank = random_start(shape, config.rank or DEFAULT_RANK, generator=generator)
+            low_rank = random_start(shape, config.rank or NEW_RANK, generator=generator)
         started = _start(layer, low_rank, spec)
         replace_layer(model, name, started if is_trained(name, config.train) else started.packed())
     return model

@@ -11,8 +11,8 @@ from typing import Self
 from transformers import PretrainedConfig
 
 from apiq_core.device import compute_dtype
-from apiq_core.finetune.packed_model import packed_layers
 from apiq_core.finetune.run import Run
+from apiq_core.skeleton import find_blocks
 
 FP32 = 4
 # parameter, gradient, two moments, and the best state so far
@@ -82,11 +82,12 @@ class Training:
     def of(cls, run: Run, trained_count: int) -> Self:
         """How `run` trains `trained_count` numbers; its weights are still as training held them."""
         own, dtype_bytes = Shape.of(run.model.config), compute_dtype(run.device).itemsize
-        layers = packed_layers(run.model).values()
-        held = sum(tensor.nbytes for layer in layers for tensor in layer.buffers())
+        blocks = find_blocks(run.model)[1]
+        frozen = [p for p in blocks.parameters() if not p.requires_grad]
+        held = sum(tensor.nbytes for tensor in [*frozen, *blocks.buffers()])
         longest = max(len(run.examples[i]) for i in run.members)
         return cls(
-            weight_bits=8 * held / (own.blocks * own.block_weights) if layers else 8 * dtype_bytes,
+            weight_bits=8 * held / (own.blocks * own.block_weights),
             trained_share=trained_count / (own.blocks * own.channels),
             tokens=longest * run.micro_batch_size(),
             dtype_bytes=dtype_bytes,

@@ -54,6 +54,7 @@ class FinetuneReport(BaseModel):
     peak_memory_bytes: dict[str, int]
     projected_memory_bytes: dict[str, int]  # of larger models, trained the same way
     device: str
+    matmul_dtype: str  # of the products inside the blocks while training
     versions: dict[str, str] = Field(default_factory=used_versions)
 
     def headline(self) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def report_html(report: dict[str, Any]) -> str:
 
 
 def _made_with(report: dict[str, Any]) -> dict[str, Any]:
-    about = {name: report[name] for name in ("base", "bits", "group_size", "device")}
+    about = {
+        name: report[name] for name in ("base", "bits", "group_size", "device", "matmul_dtype")
+    }
     known = {name: value for name, value in about.items() if value is not None}
     return {**known, **report["versions"]}
 

@@ -1,7 +1,7 @@
 """What training and scoring work with."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +13,8 @@ from transformers import PreTrainedModel
 from apiq_core.events import CheckStop, OnEvent
 from apiq_core.finetune import processes
 from apiq_core.finetune.batches import epoch_batches, pad
-from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.config import SCORES, FinetuneConfig
 from apiq_core.finetune.examples import Example
-
-EVALUATIONS = 10  # unless the config says after how many steps
 
 
 @dataclass
@@ -33,6 +31,7 @@ class Run:
     device: torch.device
     on_event: OnEvent
     check_stop: CheckStop
+    peak_memory_bytes: Callable[[], int]  # since the present phase began
     _epoch: tuple[int, list[list[int]]] = field(default=(-1, []))
 
     def padded(self, members: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -45,6 +44,11 @@ class Run:
             made = epoch_batches(self.examples, self.members, batch_size, seed, epoch)
             self._epoch = epoch, made
         return self._epoch[1]
+
+    def batch_of(self, step: int) -> list[int]:
+        """The rows of a step, from 0."""
+        epoch, number = divmod(step, self.batches_per_epoch())
+        return self.batches(epoch)[number]
 
     def micro_batch_size(self) -> int:
         """Rows in memory at a time: no more than make a share for every process."""
@@ -59,7 +63,7 @@ class Run:
         return min(steps, self.config.max_steps or steps)
 
     def evaluate_every(self) -> int:
-        return self.config.evaluate_every or max(1, self.step_count() // EVALUATIONS)
+        return self.config.evaluate_every or max(1, self.step_count() // SCORES)
 
     def checkpoint_every(self) -> int:
         return self.config.checkpoint_every or self.evaluate_every()

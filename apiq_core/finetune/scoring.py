@@ -28,18 +28,23 @@ def mean_loss(run: Run, members: Sequence[int]) -> float:
         for first in range(0, len(batches), processes.count()):
             run.check_stop()  # all ask equally often, though the last may have no batch left
             for batch in processes.share(batches[first : first + processes.count()]):
-                loss, tokens = _scored(run, batch)
+                loss, tokens = _scored_in_memory(run, batch)
                 total, count = total + loss, count + tokens
     return processes.summed(total) / processes.summed(count)
 
 
-def _scored(run: Run, batch: Sequence[int]) -> tuple[float, int]:
+def _scored_in_memory(run: Run, batch: Sequence[int]) -> tuple[float, int]:
+    """Summed loss and tokens of `batch`; in halves where memory runs out."""
     try:
         loss, tokens = summed_loss(run.model, *run.padded(batch))
+        return float(loss), tokens
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        rows = f"{len(batch)} held-out rows of up to {len(run.examples[batch[0]])} tokens"
-        message = f"out of memory while {rows} were scored; try a smaller max_length"
-        raise InfraError("out_of_memory", message) from error
-    return float(loss), tokens
+        if len(batch) == 1:
+            row = f"a held-out row of {len(run.examples[batch[0]])} tokens"
+            message = f"out of memory while {row} was scored; try a smaller max_length"
+            raise InfraError("out_of_memory", message) from error
+    half = len(batch) // 2  # out here, where the error no longer holds on to tensors
+    halves = [_scored_in_memory(run, part) for part in (batch[:half], batch[half:])]
+    return sum(loss for loss, _ in halves), sum(tokens for _, tokens in halves)

@@ -7,6 +7,7 @@ them do the same; only the main one writes.
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -63,18 +64,20 @@ def train(run: Run) -> State:
         try:
             if is_due and _last_scored(state) != state.step:
                 best = _score(run, state, parameters, best)
-            is_last = state.step == total or state.scores_since_best >= patience
-            if is_last or state.step % save_every == 0:
+            if state.step == total or state.scores_since_best >= patience:
                 save()
-            if is_last:
                 break
-            _step(run, state, parameters, optimizer, total)
+            gradients = _finite_gradients(run, state, parameters, optimizer)
+            if state.step % save_every == 0:
+                save()  # only now: one whose loss is not finite is none to go back to
+            _update(run, state, optimizer, gradients)
         except Stopped:
             optimizer.zero_grad(set_to_none=True)  # of a step that may not be whole
-            save()
+            if _has_finite_loss(run, state):
+                save()
             raise
         except NotFinite as error:
-            state, best = _roll_back(run, state, parameters, optimizer, str(error))
+            state, best = _roll_back(run, state, parameters, optimizer, best, str(error))
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(best[name])
@@ -86,42 +89,61 @@ def lr_at(step: int, total: int, config: FinetuneConfig) -> float:
     return config.lr * warmup_cosine(total, config.warmup_fraction)(step)
 
 
-def _step(
+@dataclass(frozen=True)
+class Gradients:
+    """Of a step; they themselves are with the parameters."""
+
+    loss: float  # summed
+    tokens: int  # that carry it
+    seconds: float
+
+
+def _finite_gradients(
     run: Run,
     state: State,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    total: int,
-) -> None:
+) -> Gradients:
+    """The clipped gradients of the next step. Raises `NotFinite`."""
     start = time.monotonic()
-    epoch, number = divmod(state.step, run.batches_per_epoch())
-    batch = run.batches(epoch)[number]
-    loss, tokens = _gradients_in_memory(run, state, batch, optimizer)
+    loss, tokens = _gradients_in_memory(run, state, optimizer)
     norm = nn.utils.clip_grad_norm_(parameters.values(), run.config.max_norm)
     if not math.isfinite(loss) or not torch.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
         raise NotFinite(f"the loss of step {state.step + 1}")
+    return Gradients(loss, tokens, time.monotonic() - start)
+
+
+def _update(run: Run, state: State, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
+    start, total = time.monotonic(), run.step_count()
     for group in optimizer.param_groups:
         group["lr"] = state.lr_factor * lr_at(state.step, total, run.config) * group["relative_lr"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    state.train_loss += loss
-    state.train_tokens += tokens
-    state.train_s += time.monotonic() - start
-    seconds = state.train_s / max(1, state.step - (_last_scored(state) or 0))
+    state.train_loss += gradients.loss
+    state.train_tokens += gradients.tokens
+    state.train_s += gradients.seconds + time.monotonic() - start
     progress = {
         "done": state.step,
         "total": total,
         "unit": "step",
         "percent": round(100 * state.step / total, 1),
-        "eta_seconds": round(seconds * (total - state.step), 1),
+        "eta_seconds": round(_left_s(run, state), 1),
     }
     run.on_event(Event("progress", progress))
 
 
+def _left_s(run: Run, state: State) -> float:
+    """Seconds of the steps and the scores to come, of which the last is of what is stored."""
+    total, every = run.step_count(), run.evaluate_every()
+    step_s = state.train_s / max(1, state.step - (_last_scored(state) or 0))
+    scores = math.ceil(total / every) - math.ceil(state.step / every) + 2
+    return step_s * (total - state.step) + state.score_s * scores
+
+
 def _gradients_in_memory(
-    run: Run, state: State, batch: Sequence[int], optimizer: torch.optim.Optimizer
+    run: Run, state: State, optimizer: torch.optim.Optimizer
 ) -> tuple[float, int]:
     """As `_gradients`; once more with half as many rows at a time where memory runs out.
 
@@ -129,7 +151,7 @@ def _gradients_in_memory(
     """
     while True:
         try:
-            return _gradients(run, batch, state.micro_batch_size)
+            return _gradients(run, run.batch_of(state.step), state.micro_batch_size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -153,6 +175,15 @@ def _gradients(run: Run, batch: Sequence[int], micro_batch_size: int) -> tuple[f
     return processes.summed(total), count
 
 
+@torch.no_grad()
+def _has_finite_loss(run: Run, state: State) -> bool:
+    """Of the first rows of the next step, or of the last one where none is to come."""
+    run.model.eval()
+    batch = run.batch_of(min(state.step, run.step_count() - 1))
+    loss, _ = summed_loss(run.model, *run.padded(batch[: state.micro_batch_size]))
+    return not processes.any_of(not math.isfinite(loss))
+
+
 def _score(
     run: Run, state: State, parameters: Mapping[str, nn.Parameter], best: dict[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -160,7 +191,9 @@ def _score(
 
     Raises `NotFinite`, and `UserError(illegal_base)` where it is not even before the first step.
     """
+    start = time.monotonic()
     loss = mean_loss(run, run.held_out)
+    state.score_s = time.monotonic() - start
     if not math.isfinite(loss):
         if state.step > 0:
             raise NotFinite(f"the held-out loss behind step {state.step}")
@@ -177,6 +210,7 @@ def _score(
         validation_loss=loss,
         lr=state.lr_factor * lr_at(max(0, state.step - 1), run.step_count(), run.config),
         tokens_per_s=state.train_tokens / state.train_s if state.train_s else None,
+        peak_memory_bytes=run.peak_memory_bytes(),
     )
     is_best = not state.points or loss < state.best_loss
     state.points.append(point)
@@ -206,9 +240,13 @@ def _roll_back(
     state: State,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
     what: str,
 ) -> tuple[State, dict[str, Tensor]]:
-    """To the last checkpoint, at half the learning rate: `what` is not finite."""
+    """To the last checkpoint, at half the learning rate: `what` is not finite.
+
+    Where nothing was trained yet there is none, and nothing to undo.
+    """
     factor = state.lr_factor / 2
     if factor < 0.5**ROLLBACKS:
         raise UserError(
@@ -218,17 +256,24 @@ def _roll_back(
             param="lr",
             value=run.config.lr,
         )
+    if state.step > 0:
+        state, best = _last_checkpoint(run, parameters, optimizer)
+    message = f"{what} was not finite; back to step {state.step}, at half the learning rate"
+    run.on_event(Event("warning", {"code": "diverged", "message": message}))
+    state.lr_factor = factor
+    return state, best
+
+
+def _last_checkpoint(
+    run: Run, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[State, dict[str, Tensor]]:
     try:
         found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
     except checkpoint.Unusable as error:
         raise InfraError("checkpoint_lost", f"the last checkpoint {error}") from None
     if found is None:
         raise InfraError("checkpoint_lost", "the last checkpoint is gone from the disk")
-    earlier, best = found
-    message = f"{what} was not finite; back to step {earlier.step}, at half the learning rate"
-    run.on_event(Event("warning", {"code": "diverged", "message": message}))
-    earlier.lr_factor = factor
-    return earlier, best
+    return found
 
 
 def _halve_micro_batch(run: Run, state: State, error: RuntimeError) -> None:

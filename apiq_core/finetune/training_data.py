@@ -9,13 +9,12 @@ from transformers import PreTrainedTokenizerBase
 from apiq_core.errors import UserError
 from apiq_core.events import CheckStop, Event, OnEvent
 from apiq_core.finetune.batches import random_order, split
-from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.config import HELD_OUT_FRACTION, FinetuneConfig
 from apiq_core.finetune.data import read_rows
 from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
 from apiq_core.finetune.too_little_data import too_little_data
 
 PLAIN_TEXT = ".txt"
-VALIDATION_FRACTION = 0.05  # unless the config says
 
 
 class FileCounts(BaseModel):
@@ -123,6 +122,6 @@ def _read_validation(
 
 def _split(examples: list[Example], config: FinetuneConfig) -> tuple[list[int], list[int]]:
     try:
-        return split(examples, config.validation_fraction or VALIDATION_FRACTION, config.seed)
+        return split(examples, config.validation_fraction or HELD_OUT_FRACTION, config.seed)
     except ValueError:
         raise too_little_data(len(examples)) from None

@@ -118,15 +118,24 @@ def test_what_l4q_writes_is_the_model_that_was_trained(
     torch.testing.assert_close(packed, stock_logits(tmp_path, tokens), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("bits", "group_size"), [(2, 32), (4, 64), (3, -1)])
+@pytest.mark.parametrize(
+    ("bits", "group_size", "train", "dense_weights"),
+    [(2, 32, "all", 202e6), (4, 64, "mlp", 135e6), (3, -1, "attention", 67e6)],
+)
 def test_l4q_from_full_precision(
-    source: Path, sums: Path, tmp_path: Path, bits: int, group_size: int
+    source: Path,
+    sums: Path,
+    tmp_path: Path,
+    bits: int,
+    group_size: int,
+    train: str,
+    dense_weights: float,
 ) -> None:
-    settings = config(**SMALL_L4Q, rank=4, epochs=6)
+    settings = config(**SMALL_L4Q, rank=4, epochs=6, train=train)
     report = finetune(source, None, sums, tmp_path, settings, bits=bits, group_size=group_size)
     assert report.validation_loss.after < 0.9 * report.validation_loss.before
-    # it holds the weights of a Llama-2-7B's blocks in fp32
-    assert report.projected_memory_bytes["Llama-2-7B"] > 32 * 202e6 * 4
+    # it holds those weights of a Llama-2-7B's blocks that are trained in fp32
+    assert report.projected_memory_bytes["Llama-2-7B"] > 32 * dense_weights * 4
     content = json.loads((tmp_path / "model" / "config.json").read_text())
     scheme = content["quantization_config"]["config_groups"]["group_0"]["weights"]
     stored = None if group_size == -1 else group_size

@@ -50,8 +50,8 @@ def test_answers_decoded_together_are_those_decoded_alone(
         return list(questions(tokenizer, [tokenize(parse(line), tokenizer) for line in rows]))
 
     prompts = [question.prompt for question in asked("7", "7", "7")]
-    together = answers._decode(peft, tokenizer, prompts, 12)
-    assert together == [answers._decode(peft, tokenizer, [p], 12)[0] for p in prompts]
+    together = answers._decode(peft, tokenizer, prompts, 12, set())
+    assert together == [answers._decode(peft, tokenizer, [p], 12, set())[0] for p in prompts]
 
     def matched(found: list[Question]) -> float | None:
         return exact_match(
@@ -64,6 +64,29 @@ def test_answers_decoded_together_are_those_decoded_alone(
     assert matched(asked(*says)) == pytest.approx(2 / 3)
     assert asked("none", "none", "none") == []
     assert matched([]) is None
+
+
+def test_an_answer_ends_with_the_turn(tmp_path: Path) -> None:
+    """Which need not be the token that the model's config ends texts with."""
+    model_dir = make_tiny(tmp_path / "m")
+    tokenizer = load_tokenizer(model_dir)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    turns = {"user": "What is 1 and 1?", "assistant": "It is 2"}
+    messages = [{"role": role, "content": content} for role, content in turns.items()]
+    example = tokenize(parse(json.dumps({"messages": messages})), tokenizer)
+    (question,) = questions(tokenizer, [example])
+    assert question.stop == tokenizer.bos_token_id
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    prompt = torch.tensor([question.prompt])
+    said = model.generate(input_ids=prompt, max_new_tokens=12, do_sample=False, pad_token_id=1)
+    tokens = said[0, prompt.shape[1] :].tolist()
+    stop = tokens[5]
+    shorter = answers._decode(model, tokenizer, [question.prompt], 12, {stop})
+    assert shorter == [tokenizer.decode(tokens[: tokens.index(stop)])]
 
 
 def test_a_chat_is_asked_its_first_question(tmp_path: Path) -> None:
@@ -87,7 +110,9 @@ def test_long_answers_are_decoded_in_parts_and_may_take_too_much_memory(
     decoded: list[int] = []
     events: list[Event] = []
 
-    def decode(_model: Any, _tokenizer: Any, prompts: list[tuple[int, ...]], limit: int) -> Any:
+    def decode(
+        _model: Any, _tokenizer: Any, prompts: list[tuple[int, ...]], limit: int, _: Any
+    ) -> Any:
         decoded.append(len(prompts))
         assert len(prompts) * (max(map(len, prompts)) + limit) <= 100
         if max(map(len, prompts)) == 25:
@@ -95,7 +120,7 @@ def test_long_answers_are_decoded_in_parts_and_may_take_too_much_memory(
         return ["7"] * len(prompts)
 
     def matched(lengths: list[int]) -> float | None:
-        asked = [Question((5,) * n, 3, 7.0) for n in lengths]
+        asked = [Question((5,) * n, 3, None, 7.0) for n in lengths]
         return exact_match(
             *(nobody, nobody, asked),
             new_tokens=99,

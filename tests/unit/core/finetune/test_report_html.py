@@ -40,6 +40,7 @@ def sample(**changes: Any) -> dict[str, Any]:
         "peak_memory_bytes": {"training": 10**9, "evaluating": 9 * 10**8},
         "projected_memory_bytes": {"Llama-2-7B": 6 * 10**9},
         "device": "cpu",
+        "matmul_dtype": "bfloat16",
         "versions": {"apiq_core": "0.1.0", "peft": "0.18.7"},
     } | changes
 
