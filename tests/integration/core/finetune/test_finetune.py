@@ -8,7 +8,10 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaMLP
 
+import apiq_core.finetune.finetune as finetuning
 import apiq_core.finetune.run as running
 import apiq_core.finetune.train as training
 from apiq_core.errors import Stopped, UserError
@@ -254,3 +257,58 @@ def test_what_cannot_be_trained_on(
     with pytest.raises(UserError) as caught:
         run(base, tmp_path / "rows.jsonl", tmp_path / "out", config(**fields))
     assert caught.value.code == code
+
+
+def test_what_is_asked_for_is_done(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of settings whose effect no loss shows: how often blocks run, and what is decoded."""
+    forwards, asked = [0], list[tuple[int, int]]()
+    forward, match = LlamaMLP.forward, finetuning.exact_match
+
+    def counted(layer: LlamaMLP, *arguments: Any, **more: Any) -> Any:
+        forwards[0] += layer.training
+        return forward(layer, *arguments, **more)
+
+    def exact_match(*arguments: Any, **more: Any) -> float | None:
+        questions = list(arguments[2])
+        asked.append((len(questions), more["new_tokens"]))
+        return match(*arguments[:2], questions, **more)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    monkeypatch.setattr(finetuning, "exact_match", exact_match)
+    for checkpointing, runs in ((False, 1), (True, 2)):
+        forwards[0] = 0
+        fields = {"answered_rows": 3, "answer_tokens": 2, "gradient_checkpointing": checkpointing}
+        run(base, sums, tmp_path / str(checkpointing), config(max_steps=1, **fields))
+        assert forwards[0] == runs * 2 * 2  # blocks and micro-batches
+    assert asked == [(3, 2)] * 2
+
+
+def test_gradients_are_clipped_and_weights_decay(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: dict[str, Tensor] = {}
+    original = training._update
+
+    def update(*arguments: Any) -> None:
+        (group,) = arguments[2].param_groups
+        before = [parameter.detach().clone() for parameter in group["params"]]
+        original(*arguments)
+        changes = zip(before, group["params"], strict=True)
+        moved[name] = torch.cat([(after - b).detach().flatten() for b, after in changes])
+        start[name] = torch.cat([b.flatten() for b in before])
+
+    start: dict[str, Tensor] = {}
+    monkeypatch.setattr(training, "_update", update)
+    few = {"max_steps": 1, "warmup_fraction": 0.0, "answered_rows": 0}
+    fields: dict[str, dict[str, float]] = {
+        "plain": {},
+        "clipped": {"max_norm": 1e-12},  # far below AdamW's epsilon
+        "decayed": {"weight_decay": 0.5},
+    }
+    for name, more in fields.items():
+        run(base, sums, tmp_path / name, config(**few, **more))
+    assert moved["clipped"].abs().max() < 0.01 * moved["plain"].abs().max()
+    wanted = moved["plain"] - 1e-2 * 0.5 * start["plain"]
+    torch.testing.assert_close(moved["decayed"], wanted, rtol=1e-3, atol=1e-6)
