@@ -79,8 +79,14 @@ def describe(error: Mapping[str, Any], root: type[BaseModel] | None = None) -> F
         pointer=pointer,
         detail=detail,
         value=_short(value) if shown == quoted(value) else None,
-        legal=legal_values(_field_at(root, path)) or detail.partition("; legal: ")[2] or None,
+        legal=_behind_legal(str(error["msg"]))  # which may say more than the field's own bounds
+        or legal_values(_field_at(root, path))
+        or _behind_legal(detail),
     )
+
+
+def _behind_legal(message: str) -> str | None:
+    return message.partition("; legal: ")[2] or None
 
 
 def pointer_to(param: str) -> str:

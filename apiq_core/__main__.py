@@ -14,15 +14,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m apiq_core", description="Quantize a checkpoint folder with ApiQ."
     )
-    parser.add_argument("model_dir", type=Path)
-    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("model_dir", type=Path, help="a checkpoint: config.json, safetensors")
+    parser.add_argument("out_dir", type=Path, help="where the artifacts go; a stopped run goes on")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:n]")
     parser.add_argument(
         "--text",
         action="append",
         default=[],
         metavar="SOURCE=FILE",
-        help="the file of a text source, such as wikitext2=train.txt",
+        help="the file of a source that --calibration-source or --evaluation-source names, such as "
+        "wikitext2=train.txt; nothing is fetched here, and builtin, the default, needs none",
     )
     add_options(parser, QuantizeConfig)
     arguments = vars(parser.parse_args(argv))

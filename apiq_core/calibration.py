@@ -85,7 +85,7 @@ def _tokenize(
     else:
         raise UserError(
             "text_not_available",
-            f"the text of {source!r} is not at hand",
+            f"the text of {source!r} is not at hand; legal: {', '.join([BUILTIN, *texts])}",
             param=f"{part}.source",
             value=source,
             legal=[BUILTIN, *texts],

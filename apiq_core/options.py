@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -41,9 +41,17 @@ def parse(model: type[Config], options: dict[str, Any]) -> Config | None:
         return model.model_validate(_nest(options))
     except ValidationError as error:
         for problem in error.errors():
-            field = ".".join(map(str, problem["loc"]))
-            print(f"error: {field}: {problem['msg']}, not {problem['input']!r}", file=sys.stderr)
+            print(f"error: {_spelled(problem)}", file=sys.stderr)
         return None
+
+
+def _spelled(problem: Mapping[str, Any]) -> str:
+    """Of an entry of `ValidationError.errors()`."""
+    if problem["type"] == "width_missing":  # its field is the one that was read last
+        return str(problem["msg"])
+    field, message = ".".join(map(str, problem["loc"])), str(problem["msg"])
+    message = message.removeprefix("Value error, ").replace("Input should be ", "legal: ")
+    return f"{field} is {problem['input']!r}; {message}"
 
 
 def run(work: Callable[[ShouldStop], dict[str, Any] | None]) -> int:

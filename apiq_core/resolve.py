@@ -257,7 +257,7 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
             f"rank is 0; method {config.method} is about its adapter; legal: 1 to {largest_rank}",
             param="rank",
             value=0,
-            legal=[1, largest_rank],
+            legal={"at_least": 1, "at_most": largest_rank},
         )
     if config.rank > largest_rank:
         raise UserError(
@@ -266,7 +266,7 @@ def _resolve_rank(config: QuantizeConfig, facts: ModelFacts) -> int | None:
             f"({smallest.d_in} x {smallest.d_out}) allows; legal: 0 to {largest_rank}",
             param="rank",
             value=config.rank,
-            legal=[0, largest_rank],
+            legal={"at_least": 0, "at_most": largest_rank},
         )
     return config.rank
 
@@ -316,6 +316,6 @@ def _fits_context(
             f"{name}.length {text.length} exceeds the model's context of {facts.max_length} tokens",
             param=f"{name}.length",
             value=text.length,
-            legal=[8, facts.max_length],
+            legal={"at_least": 8, "at_most": facts.max_length},
         )
     return text

@@ -108,6 +108,7 @@ def test_what_does_not_fit(body: Any, pointer: str, detail: str) -> None:
         (GOOD | {"bits": 5}, 5, [2, 3, 4, 8]),
         (GOOD | {"rank": 9999}, 9999, {"at_least": 0, "at_most": 512}),
         (GOOD | {"seed": 2**32}, 2**32, {"at_least": 0, "less_than": 2**32}),
+        (GOOD | {"bits_per_weight": 2.5}, 2.5, "one of them"),
         (GOOD | {"training": []}, [], "a JSON object"),
         (GOOD | {"revision": "../x"}, "../x", "a branch, a tag or a commit of the hub"),
         (GOOD | {"revision": "../x" * 99}, None, "a branch, a tag or a commit of the hub"),

@@ -184,7 +184,7 @@ def test_group_that_does_not_divide_names_layer_size_and_legal_groups() -> None:
 
 def test_rank_larger_than_a_layer_names_it() -> None:
     error = refused_config(SMOLLM2, rank=256)
-    assert error.code == "rank_too_large" and error.legal == [0, 192]
+    assert error.code == "rank_too_large" and error.legal == {"at_least": 0, "at_most": 192}
     assert "self_attn.k" in error.message
 
 

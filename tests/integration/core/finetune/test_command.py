@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from apiq_core.__main__ import main as quantize
 from apiq_core.events import Event
 from apiq_core.finetune.__main__ import main
 from apiq_core.options import EXIT_STOPPED, show
@@ -55,7 +56,10 @@ def test_a_signal_stops_it_at_a_safe_point(
 
 def test_wrong_usage(tmp_path: Path, sums: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), str(sums), "out", "--lr", "3"]) == 2
-    assert "error: lr: " in capsys.readouterr().err
+    assert "error: lr is 3; legal: less than or equal to 1" in capsys.readouterr().err
+    assert quantize([str(tmp_path), "out"]) == 2
+    told = "error: neither bits nor bits_per_weight is given; legal: one of them\n"
+    assert capsys.readouterr().err == told
     for arguments in ([str(tmp_path), "nowhere"], [str(tmp_path / "nowhere"), str(sums)]):
         with pytest.raises(SystemExit) as caught:
             main([*arguments, "out"])
