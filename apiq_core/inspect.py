@@ -65,6 +65,11 @@ class ModelFacts:
     def quantized_weight_count(self) -> int:
         return self.block_count * sum(layer.d_in * layer.d_out for layer in self.linears)
 
+    @property
+    def narrowest_channels(self) -> int:
+        """Of its narrowest layer, in or out: no adapter can have a larger rank."""
+        return min(min(layer.d_in, layer.d_out) for layer in self.linears)
+
 
 @dataclass(frozen=True)
 class TensorHeader:

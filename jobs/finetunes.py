@@ -18,6 +18,7 @@ from jobs.settings import Settings
 from jobs.states import State
 
 READY = (State.QUEUED, State.RUNNING, State.SUCCEEDED)  # a base that has not ended is waited for
+ADAPTER = "adapter/"  # where a quantize job's artifacts have one
 OF_BOTH = (*WIDTH, "revision", "hub_token")  # fields that are called alike in both requests
 
 
@@ -42,15 +43,16 @@ def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneReques
         located = models.locate(request.base, request.revision, settings, request.hub_token)
         facts = models.inspect(located)
     _check_length(request, facts.max_length)
-    _check_rank(request, facts)
+    _check_rank(request, facts.narrowest_channels)
     return request.model_copy(update={"revision": located.revision})
 
 
 def check_made(request: FinetuneRequest, base: QuantizeRequest, facts: ModelFacts) -> None:
     """Whether training fits what `base`, a request that is resolved, will make of the model."""
+    config = base.config()
     _check_length(request, facts.max_length)
-    _check_base(request, base.config())
-    _check_rank(request, facts)
+    _check_base(request, config, has_adapter=config.may_have_adapter())
+    _check_rank(request, facts.narrowest_channels)
 
 
 def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) -> str:
@@ -107,9 +109,18 @@ def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, ow
             param="base",
             value=base_id,
         )
+    config = QuantizeRequest.from_input(job.input).config()
+    has_adapter = config.may_have_adapter()
+    if job.state == State.SUCCEEDED:  # a budget may have come to rank 0 everywhere
+        has_adapter = any(
+            file.path.startswith(ADAPTER) for file in repository.artifacts_of(connection, job.id)
+        )
+    # a job from before they were pinned is checked where it is trained on
     if (context_length := job.input.get("context_length")) is not None:
         _check_length(request, context_length)
-    _check_base(request, QuantizeRequest.from_input(job.input).config())
+    _check_base(request, config, has_adapter=has_adapter)
+    if (narrowest_channels := job.input.get("narrowest_channels")) is not None:
+        _check_rank(request, narrowest_channels)
     return job
 
 
@@ -161,9 +172,8 @@ def _check_length(request: FinetuneRequest, context_length: int) -> None:
         )
 
 
-def _check_base(request: FinetuneRequest, base: QuantizeConfig) -> None:
+def _check_base(request: FinetuneRequest, base: QuantizeConfig, *, has_adapter: bool) -> None:
     """Whether the method can train what a quantize job of this config publishes."""
-    has_adapter = base.may_have_adapter()
     for name, code in OF_A_NEW_ADAPTER.items():
         value = getattr(request, name)
         if value is not None and has_adapter:
@@ -207,14 +217,13 @@ def _illegal_base(request: FinetuneRequest, what: str) -> UserError:
     )
 
 
-def _check_rank(request: FinetuneRequest, facts: ModelFacts) -> None:
-    narrowest = min(min(layer.d_in, layer.d_out) for layer in facts.linears)
-    if request.rank is not None and request.rank > narrowest:
+def _check_rank(request: FinetuneRequest, narrowest_channels: int) -> None:
+    if request.rank is not None and request.rank > narrowest_channels:
         raise UserError(
             "rank_too_large",
-            f"rank is {request.rank}; the narrowest layer of {request.base} has {narrowest} "
-            "channels",
+            f"rank is {request.rank}; the narrowest layer of {request.base} has "
+            f"{narrowest_channels} channels",
             param="rank",
             value=request.rank,
-            legal={"at_most": narrowest},
+            legal={"at_most": narrowest_channels},
         )

@@ -281,7 +281,8 @@ def _resolved(
             "evaluation": config.evaluation.model_copy(update={"source": evaluation_source}),
         }
     )
-    return replace(order, request=request, pinned={"context_length": facts.max_length}), facts
+    pinned = {"context_length": facts.max_length, "narrowest_channels": facts.narrowest_channels}
+    return replace(order, request=request, pinned=pinned), facts
 
 
 def _check_inputs(connection: Connection, order: Order) -> Order:

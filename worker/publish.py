@@ -18,6 +18,7 @@ ORIGIN = (
     "model",
     "revision",
     "context_length",
+    "narrowest_channels",
     "base",
     "base_manifest_sha256",
     "dataset",
