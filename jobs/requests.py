@@ -196,8 +196,8 @@ class QuantizeRequest(QuantizeConfig, JobFields):
         "`local:...`, a fingerprint of its content.",
     )
 
-    # of the model, for finetune jobs to be checked by: tokens of its context, channels
-    PINNED = ("context_length", "narrowest_channels")
+    # of the model, for finetune jobs to be checked by
+    PINNED = ("context_length", "narrowest_channels", "has_chat_template")
 
     def config(self) -> QuantizeConfig:
         """The part that the core understands."""
@@ -260,7 +260,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
         examples=[{"method": "loftq"}],
     )
 
-    PINNED = ("model", "base_manifest_sha256", "dataset_kind")
+    PINNED = ("model", "has_chat_template", "base_manifest_sha256", "dataset_kind")
 
     # checks of fields, not of the model, so that an error names its field
     @field_validator("bits", "bits_per_weight")

@@ -19,6 +19,7 @@ ORIGIN = (
     "revision",
     "context_length",
     "narrowest_channels",
+    "has_chat_template",
     "base",
     "base_manifest_sha256",
     "dataset",

@@ -266,7 +266,7 @@ def test_a_base_stays_while_it_is_trained_on(hosts: Hosts, base: Job, dataset: s
 
 def test_what_no_worker_can_train_on_is_the_users_fault(hosts: Hosts, base: Job) -> None:
     house = hosts.house
-    accept(house, base.id, upload(house, b"word", TEXT))
+    accept(house, base.id, upload(house, b"the " * 20, TEXT))  # more bytes than tokens
     job = hosts.run()
     assert job.state == State.FAILED and job.error is not None
     assert (job.error["code"], job.error["fault"]) == ("too_little_data", "user")

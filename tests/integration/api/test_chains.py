@@ -11,6 +11,7 @@ from tests.integration.api.test_finetune import (
     NOWHERE_DATASET,
     NOWHERE_JOB,
     WITHOUT_ADAPTER,
+    WORDS,
     post,
 )
 
@@ -19,7 +20,7 @@ ERROR = {"code": "too_big", "message": "too big", "fault": "infra", "retryable":
 
 @pytest.fixture
 def dataset(service: Service) -> str:
-    return str(service.upload(b"Some words to learn.")["id"])
+    return str(service.upload(WORDS)["id"])
 
 
 def chain(service: Service, dataset: str, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
