@@ -236,7 +236,12 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
         ({"base": "a b"}, "invalid_request", "#/base", "legal: `job_...`, or a model id"),
         ({"base": None}, "invalid_request", "#/base", "base is null"),
         ({"dataset": NOWHERE_DATASET}, "unknown_dataset", "#/dataset", "there is no dataset"),
-        ({"dataset": "text"}, "invalid_request", "#/dataset", "legal: `ds_...`"),
+        (
+            {"dataset": "openai/gsm8k"},
+            "invalid_request",
+            "#/dataset",
+            'legal: `ds_...`, the id of an uploaded dataset; `POST /datasets` with `{"hub"',
+        ),
         ({"base": "tiny", "rank": 65}, "rank_too_large", "#/rank", "rank is 65"),
         ({"base": "tiny", "max_length": 513}, "length_exceeds_context", "#/max_length", "512"),
         ({"revision": "main"}, "illegal_revision", "#/revision", "base is a job"),
