@@ -13,7 +13,8 @@ BOUNDS = {"ge": "at_least", "gt": "more_than", "le": "at_most", "lt": "less_than
 # what pydantic says of a bound, and what is said here
 WORDS = (("less than or equal to", "at most"), ("greater than or equal to", "at least"))
 PATTERNS = {
-    f"^{DATASET_ID.pattern}$": "`ds_...`, the id of an uploaded dataset",
+    f"^{DATASET_ID.pattern}$": "`ds_...`, the id of an uploaded dataset; `POST /datasets` with "
+    '`{"hub": "org/name"}` fetches one of the hub and answers with its id',
     SOURCE_PATTERN: "`wikitext2`, `builtin`, or `dataset:ds_...` of an uploaded text",
     NAME: "1 to 100 of ASCII letters, digits, `_`, `.`, `+` and `-`, starting with one of the "
     "first three",

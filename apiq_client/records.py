@@ -126,8 +126,8 @@ class TokenCounts(_Record):
     tokens: int
     learned: int  # that carry loss
     longest: int  # tokens of the longest row
-    context: int | None = None  # the most that the model takes
-    over_context: int | None = None  # rows longer than that
+    max_length: int  # the most that a job takes of a row
+    too_long: int | None = None  # rows of more; None of a text
     counted_bytes: int
     is_partial: bool  # there is more of the dataset
 

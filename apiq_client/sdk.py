@@ -307,12 +307,16 @@ class Client:
     def dataset(self, dataset_id: str) -> Dataset:
         return self._ask(Dataset, "GET", f"/datasets/{_part(dataset_id)}")
 
-    def preview_dataset(self, dataset_id: str, *, base: str | None = None) -> Preview:
+    def preview_dataset(
+        self, dataset_id: str, *, base: str | None = None, max_length: int | None = None
+    ) -> Preview:
         """Its first rows as training reads them; a text is one, of its first characters.
 
-        With `base` (a job or a model id, as of `finetune`) in the tokens of that model, counted.
+        With `base` (a job or a model id, as of `finetune`) in the tokens of that model, counted;
+        `max_length` as of `finetune`, too.
         """
-        params = {} if base is None else {"base": base}
+        asked = {"base": base, "max_length": max_length}
+        params = {name: value for name, value in asked.items() if value is not None}
         path = f"/datasets/{_part(dataset_id)}/preview"
         return self._ask(Preview, "GET", path, params=params, timeout=self._slow)
 

@@ -116,8 +116,8 @@ def _describe_counts(counts: TokenCounts) -> str:
     rows = "1 row" if counts.rows == 1 else f"{counts.rows} rows"
     over = (
         ""
-        if counts.over_context is None
-        else f"; {counts.over_context} longer than the context of {counts.context}"
+        if counts.too_long is None
+        else f"; {counts.too_long} longer than max_length, {counts.max_length}"
     )
     return (
         f"{whole}: {rows}, {counts.tokens} tokens, {counts.learned} carry loss; "

@@ -19,17 +19,19 @@ from apiq_core.errors import UserError
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3")
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 # what belongs to a checkpoint beside config.json and weights; carried along as it is
 COMPANIONS = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "chat_template.json",
 )
 INDEX_FILE = "model.safetensors.index.json"
@@ -64,6 +66,11 @@ class ModelFacts:
     @property
     def quantized_weight_count(self) -> int:
         return self.block_count * sum(layer.d_in * layer.d_out for layer in self.linears)
+
+    @property
+    def narrowest_channels(self) -> int:
+        """Of its narrowest layer, in or out: no adapter can have a larger rank."""
+        return min(min(layer.d_in, layer.d_out) for layer in self.linears)
 
 
 @dataclass(frozen=True)

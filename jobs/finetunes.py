@@ -1,7 +1,8 @@
 """What a finetune job is accepted on: its base and its dataset, as they are in that moment."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -11,6 +12,8 @@ from apiq_core.finetune.config import OF_A_NEW_ADAPTER
 from apiq_core.finetune.too_little_data import too_little_data
 from apiq_core.inspect import ModelFacts
 from jobs import datasets, models, repository
+from jobs.datasets import Dataset
+from jobs.datasets.files import TEXT
 from jobs.errors import DatasetNotFound, JobNotFound
 from jobs.job import Job
 from jobs.requests import WIDTH, FinetuneRequest, QuantizeRequest
@@ -18,51 +21,61 @@ from jobs.settings import Settings
 from jobs.states import State
 
 READY = (State.QUEUED, State.RUNNING, State.SUCCEEDED)  # a base that has not ended is waited for
+ADAPTER = "adapter/"  # where a quantize job's artifacts have one
 OF_BOTH = (*WIDTH, "revision", "hub_token")  # fields that are called alike in both requests
 
 
-def resolve_base(request: FinetuneRequest, settings: Settings) -> FinetuneRequest:
-    """The request with the revision of its model pinned, if it is to be trained as it is. May ask
-    the hub.
+def check_no_revision(request: FinetuneRequest) -> None:
+    """Of a base that is a job."""
+    if request.revision is not None:
+        raise UserError(
+            "illegal_revision",
+            f"revision is {request.revision!r}, but base is a job; legal: no revision",
+            param="revision",
+            value=request.revision,
+        )
+
+
+def resolve_model(
+    request: FinetuneRequest, settings: Settings
+) -> tuple[FinetuneRequest, dict[str, Any]]:
+    """The request with the revision of its model pinned, which is trained as it is, and what the
+    job's input says of that model. May ask the hub.
 
     Raises `UserError` where the model is unknown or the config does not fit it.
     """
-    if request.base_job is not None:
-        if request.revision is not None:
-            raise UserError(
-                "illegal_revision",
-                f"revision is {request.revision!r}, but base is a job; legal: no revision",
-                param="revision",
-                value=request.revision,
-            )
-        return request
     if request.method == "qa-lora" or (request.method == "l4q" and request.bits is None):
         raise _illegal_base(request, "a model, whose weights are in no groups of integers")
     with naming_base():
         located = models.locate(request.base, request.revision, settings, request.hub_token)
         facts = models.inspect(located)
+        pinned = {"has_chat_template": models.has_chat_template(located)}
     _check_length(request, facts.max_length)
-    _check_rank(request, facts)
-    return request.model_copy(update={"revision": located.revision})
+    _check_rank(request, facts.narrowest_channels)
+    return request.model_copy(update={"revision": located.revision}), pinned
 
 
 def check_made(request: FinetuneRequest, base: QuantizeRequest, facts: ModelFacts) -> None:
     """Whether training fits what `base`, a request that is resolved, will make of the model."""
+    config = base.config()
     _check_length(request, facts.max_length)
-    _check_base(request, base.config())
-    _check_rank(request, facts)
+    _check_base(request, config, has_adapter=config.may_have_adapter())
+    _check_rank(request, facts.narrowest_channels)
 
 
-def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) -> str:
-    """The kind of the datasets, which nobody deletes before this transaction ends.
+def lock_datasets(
+    connection: Connection, request: FinetuneRequest, owner: str
+) -> dict[str, Dataset]:
+    """`dataset` and, if it is given, `validation`, which nobody deletes before this transaction
+    ends.
 
     Raises `UserError` where one is unknown, they are not of one kind, or one is to be divided that
-    has a single row.
+    has a single row, or surely has a single window.
     """
     wanted = {"dataset": request.dataset}
     if request.validation is not None:
         wanted["validation"] = request.validation
-    found: dict[str, datasets.Dataset] = {}
+    found: dict[str, Dataset] = {}
     for param, dataset_id in wanted.items():
         try:
             found[param] = datasets.lock(connection, dataset_id, owner)
@@ -74,9 +87,9 @@ def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) 
                 value=dataset_id,
                 legal="a dataset of GET /datasets",
             ) from None
-    kind, rows = found["dataset"].kind, found["dataset"].rows
-    if "validation" not in found and rows is not None and rows < 2:
-        raise too_little_data(rows)
+    kind = found["dataset"].kind
+    if "validation" not in found:
+        _check_can_be_divided(found["dataset"], request.max_length)
     if "validation" in found and found["validation"].kind != kind:
         raise UserError(
             "wrong_dataset_kind",
@@ -86,7 +99,37 @@ def lock_datasets(connection: Connection, request: FinetuneRequest, owner: str) 
             value=request.validation,
             legal=f"a dataset of kind {kind}",
         )
-    return kind
+    return found
+
+
+def check_chats(found: Mapping[str, Dataset], model: str, has_chat_template: bool | None) -> None:
+    """Refuse chats for a model that is known to have no template for them."""
+    for param, dataset in found.items():
+        if dataset.chats and has_chat_template is False:
+            raise UserError(
+                "no_chat_template",
+                f"{param} is {dataset.id}, of whose rows {dataset.chats} are chats (messages), and "
+                f"{model} has no chat template; legal: rows with prompt and completion, or a "
+                "model with a template",
+                param=param,
+                value=dataset.id,
+            )
+
+
+def _check_can_be_divided(dataset: Dataset, max_length: int) -> None:
+    """A token is at least a byte, but for one that may stand before a text."""
+    if dataset.rows is not None and dataset.rows < 2:
+        raise too_little_data(dataset.rows)
+    if dataset.kind == TEXT and dataset.size_bytes < max_length:
+        raise UserError(
+            "too_little_data",
+            f"dataset is {dataset.id}, a text of {dataset.size_bytes} bytes, no more than one "
+            f"window of {max_length} tokens (max_length); legal: two windows or more, so that one "
+            "can be held out, a smaller max_length, or a validation set of its own",
+            param="dataset",
+            value=1,
+            legal={"at_least": 2},
+        )
 
 
 def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, owner: str) -> Job:
@@ -107,9 +150,18 @@ def lock_base(connection: Connection, request: FinetuneRequest, base_id: str, ow
             param="base",
             value=base_id,
         )
+    config = QuantizeRequest.from_input(job.input).config()
+    has_adapter = config.may_have_adapter()
+    if job.state == State.SUCCEEDED:  # a budget may have come to rank 0 everywhere
+        has_adapter = any(
+            file.path.startswith(ADAPTER) for file in repository.artifacts_of(connection, job.id)
+        )
+    # a job from before they were pinned is checked where it is trained on
     if (context_length := job.input.get("context_length")) is not None:
         _check_length(request, context_length)
-    _check_base(request, QuantizeRequest.from_input(job.input).config())
+    _check_base(request, config, has_adapter=has_adapter)
+    if (narrowest_channels := job.input.get("narrowest_channels")) is not None:
+        _check_rank(request, narrowest_channels)
     return job
 
 
@@ -161,9 +213,8 @@ def _check_length(request: FinetuneRequest, context_length: int) -> None:
         )
 
 
-def _check_base(request: FinetuneRequest, base: QuantizeConfig) -> None:
+def _check_base(request: FinetuneRequest, base: QuantizeConfig, *, has_adapter: bool) -> None:
     """Whether the method can train what a quantize job of this config publishes."""
-    has_adapter = base.may_have_adapter()
     for name, code in OF_A_NEW_ADAPTER.items():
         value = getattr(request, name)
         if value is not None and has_adapter:
@@ -207,14 +258,13 @@ def _illegal_base(request: FinetuneRequest, what: str) -> UserError:
     )
 
 
-def _check_rank(request: FinetuneRequest, facts: ModelFacts) -> None:
-    narrowest = min(min(layer.d_in, layer.d_out) for layer in facts.linears)
-    if request.rank is not None and request.rank > narrowest:
+def _check_rank(request: FinetuneRequest, narrowest_channels: int) -> None:
+    if request.rank is not None and request.rank > narrowest_channels:
         raise UserError(
             "rank_too_large",
-            f"rank is {request.rank}; the narrowest layer of {request.base} has {narrowest} "
-            "channels",
+            f"rank is {request.rank}; the narrowest layer of {request.base} has "
+            f"{narrowest_channels} channels",
             param="rank",
             value=request.rank,
-            legal={"at_most": narrowest},
+            legal={"at_most": narrowest_channels},
         )

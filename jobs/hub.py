@@ -88,10 +88,10 @@ def find_model(
 
 
 @functools.lru_cache(maxsize=64)  # a commit never changes
-def read_config(model: HubModel) -> dict[str, Any]:
-    """The content of config.json."""
+def read_plain(model: HubModel, name: str) -> dict[str, Any]:
+    """The content of one of PLAIN_FILES that is JSON."""
     with _hub_errors(model.model_id, model.commit):
-        return read_json(Path(_download(model, "config.json")))
+        return read_json(Path(_download(model, name)))
 
 
 @functools.lru_cache(maxsize=64)

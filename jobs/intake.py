@@ -255,7 +255,11 @@ def resolve_order(order: Order, settings: Settings) -> Order:
         return _resolved(order, request, settings)[0]
     made = request.base_request()
     if made is None:
-        return replace(order, request=finetunes.resolve_base(request, settings))
+        if request.base_job is not None:
+            finetunes.check_no_revision(request)
+            return order
+        request, pinned = finetunes.resolve_model(request, settings)
+        return replace(order, request=request, pinned=pinned)
     with finetunes.naming_base("quantize"):
         base, facts = _resolved(Order(made, order.owner), made, settings)
     assert isinstance(base.request, QuantizeRequest)
@@ -281,7 +285,12 @@ def _resolved(
             "evaluation": config.evaluation.model_copy(update={"source": evaluation_source}),
         }
     )
-    return replace(order, request=request, pinned={"context_length": facts.max_length}), facts
+    pinned = {
+        "context_length": facts.max_length,
+        "narrowest_channels": facts.narrowest_channels,
+        "has_chat_template": models.has_chat_template(located),
+    }
+    return replace(order, request=request, pinned=pinned), facts
 
 
 def _check_inputs(connection: Connection, order: Order) -> Order:
@@ -290,23 +299,23 @@ def _check_inputs(connection: Connection, order: Order) -> Order:
     if isinstance(request, QuantizeRequest):
         check_datasets(connection, request, order.owner)
         return order
-    pinned: dict[str, Any] = {
-        "model": request.base,
-        "dataset_kind": finetunes.lock_datasets(connection, request, order.owner),
-    }
+    found = finetunes.lock_datasets(connection, request, order.owner)
+    pinned = {**order.pinned, "model": request.base, "dataset_kind": found["dataset"].kind}
+    of_model: Mapping[str, Any] = order.pinned
     waits_for = None
     if order.base is not None:
         assert isinstance(order.base.request, QuantizeRequest)
         with finetunes.naming_base("quantize"):
             check_datasets(connection, order.base.request, order.owner)
-        pinned["model"] = order.base.request.model
+        pinned["model"], of_model = order.base.request.model, order.base.pinned
     elif request.base_job is not None:
         base = finetunes.lock_base(connection, request, request.base_job, order.owner)
-        pinned["model"] = base.input["model"]
+        pinned["model"], of_model = base.input["model"], base.input
         if base.is_terminal:
             pinned |= chains.pinned_of(connection, base)
         else:  # which pins it when it has ended
             waits_for = base.id
+    finetunes.check_chats(found, pinned["model"], of_model.get("has_chat_template"))
     return replace(order, pinned=pinned, waits_for=waits_for)
 
 

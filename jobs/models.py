@@ -9,13 +9,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from apiq_core.config import LEGAL_MODEL_ID, is_model_id
 from apiq_core.errors import ApiQError, InfraError, UserError
-from apiq_core.inspect import ModelFacts, check_files, facts_from, inspect_model
+from apiq_core.inspect import (
+    CHAT_TEMPLATE,
+    TOKENIZER_CONFIG,
+    ModelFacts,
+    check_files,
+    facts_from,
+    inspect_model,
+    read_json,
+)
 from jobs import downloads, hub
 from jobs.fingerprint import fingerprint
 from jobs.requests import HOW_TO_IMPORT
@@ -102,9 +111,24 @@ def inspect(located: Located) -> ModelFacts:
     names = located.on_hub.names
     if "config.json" not in names:
         raise UserError("missing_config", f"{located.model_id} has no config.json", param="model")
-    config = hub.read_config(located.on_hub)
+    config = hub.read_plain(located.on_hub, "config.json")
     check_files(names, config)
     return facts_from(config, hub.read_tensor_headers(located.on_hub))
+
+
+@functools.lru_cache(maxsize=64)  # of another revision it is asked anew
+def has_chat_template(located: Located) -> bool:
+    """Whether its tokenizer can write chats; raises `UserError(corrupt_config)`."""
+    if located.directory is not None:
+        names = [path.name for path in located.directory.iterdir()]
+        read = partial(read_json, located.directory / TOKENIZER_CONFIG)
+    else:
+        assert located.on_hub is not None
+        names = located.on_hub.names
+        read = partial(hub.read_plain, located.on_hub, TOKENIZER_CONFIG)
+    if CHAT_TEMPLATE in names:
+        return True
+    return TOKENIZER_CONFIG in names and read().get("chat_template") is not None
 
 
 @functools.lru_cache(maxsize=64)

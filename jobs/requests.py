@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from apiq_core.config import (
+    ADAPTER_NEEDED,
     LEGAL_MODEL_ID,
     MODEL_ID,
     Bits,
@@ -195,7 +196,8 @@ class QuantizeRequest(QuantizeConfig, JobFields):
         "`local:...`, a fingerprint of its content.",
     )
 
-    PINNED = ("context_length",)  # tokens; `max_length` of a finetune job must not exceed it
+    # of the model, for finetune jobs to be checked by
+    PINNED = ("context_length", "narrowest_channels", "has_chat_template")
 
     def config(self) -> QuantizeConfig:
         """The part that the core understands."""
@@ -258,7 +260,7 @@ class FinetuneRequest(FinetuneConfig, JobFields):
         examples=[{"method": "loftq"}],
     )
 
-    PINNED = ("model", "base_manifest_sha256", "dataset_kind")
+    PINNED = ("model", "has_chat_template", "base_manifest_sha256", "dataset_kind")
 
     # checks of fields, not of the model, so that an error names its field
     @field_validator("bits", "bits_per_weight")
@@ -270,6 +272,11 @@ class FinetuneRequest(FinetuneConfig, JobFields):
             raise ValueError(f"bits is given too, {info.data['bits']}; legal: one of them")
         if width is not None and info.field_name != "bits":
             cls._check_quantizes_first(info)
+            if info.data.get("method") == "qa-lora":
+                raise ValueError(
+                    "a budget has ranks, and method qa-lora needs a base without adapter; legal: "
+                    "bits"
+                )
         return width
 
     @field_validator("quantize")
@@ -284,6 +291,12 @@ class FinetuneRequest(FinetuneConfig, JobFields):
             raise ValueError("legal only with bits or bits_per_weight, which quantize the base")
         cls._check_quantizes_first(info)
         QuantizeConfig.model_validate(width | options.model_dump(exclude_unset=True))
+        has_adapter = options.rank or options.adapter != "lora" or options.method in ADAPTER_NEEDED
+        if info.data.get("method") == "qa-lora" and has_adapter:
+            raise ValueError(
+                "method qa-lora needs a base without adapter; legal: rank 0, adapter lora, and a "
+                f"method that is none of {', '.join(sorted(ADAPTER_NEEDED))}"
+            )
         return options
 
     # a check of a field, not of the model, so that the error names it
@@ -311,12 +324,18 @@ class FinetuneRequest(FinetuneConfig, JobFields):
         return self.base if JOB_ID.fullmatch(self.base) else None
 
     def base_request(self) -> QuantizeRequest | None:
-        """What makes the base, if a model is to be quantized first. It takes the hub token."""
+        """What makes the base, if a model is to be quantized first. It takes the hub token.
+
+        QA-LoRA trains no base with an adapter, so none is fitted for it.
+        """
         if self.method == "l4q" or (self.bits is None and self.bits_per_weight is None):
             return None
         shared = {name: getattr(self, name) for name in (*JobFields.model_fields, *WIDTH)}
         place = {"model": self.base, "revision": self.revision}
-        return QuantizeRequest.model_validate(place | shared | dict(self.quantize or ()))
+        options = dict(self.quantize or ())
+        if self.method == "qa-lora":
+            options["rank"] = 0
+        return QuantizeRequest.model_validate(place | shared | options)
 
     def config(self) -> FinetuneConfig:
         """The part that the core understands."""

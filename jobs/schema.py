@@ -186,6 +186,7 @@ datasets = Table(
     Column("rows", BigInteger),
     Column("duplicates", BigInteger),
     Column("longest_row_characters", BigInteger),
+    Column("chats", BigInteger),
     Column("origin", Json),
     CheckConstraint("kind IN ('text', 'rows')", name="kind"),
     CheckConstraint("(kind = 'rows') = (rows IS NOT NULL)", name="rows"),

@@ -18,6 +18,8 @@ ORIGIN = (
     "model",
     "revision",
     "context_length",
+    "narrowest_channels",
+    "has_chat_template",
     "base",
     "base_manifest_sha256",
     "dataset",

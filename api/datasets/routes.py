@@ -20,6 +20,7 @@ from api.datasets.views import DatasetPage, DatasetView, Preview, RowView, Token
 from api.ids import DatasetId
 from api.problems import ApiError, keyed
 from apiq_core.errors import ApiQError
+from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.rows import Row
 from jobs import datasets
 from jobs.datasets import Dataset, from_hub
@@ -31,6 +32,13 @@ from jobs.errors import InvalidCursor
 from jobs.requests import Base
 
 router = APIRouter(tags=["datasets"])
+
+MAX_LENGTH = FinetuneConfig.model_fields["max_length"]
+MaxLength = Annotated[
+    int,
+    *MAX_LENGTH.metadata,
+    Query(description="With `base`: as of a finetune job; rows of more tokens are counted."),
+]
 
 
 @router.post(
@@ -178,6 +186,7 @@ async def preview_dataset(
             "and chat template are used; a gated model needs the token of the server.",
         ),
     ] = None,
+    max_length: MaxLength = MAX_LENGTH.default,
 ) -> Preview:
     """Its first rows as training reads them, and what of them is learned. With `base` in the
     tokens of that model, and how many of them there are."""
@@ -185,7 +194,7 @@ async def preview_dataset(
     if base is None:
         return Preview(rows=[RowView.of(row) for row in rows])
     async with context.turns:
-        found = await run_in_threadpool(_read_as, context, caller, dataset, base)
+        found = await run_in_threadpool(_read_as, context, caller, dataset, base, max_length)
     return Preview(
         rows=[RowView.of(row, read) for row, read in zip(rows, found.rows, strict=True)],
         counts=TokenCountsView(
@@ -200,11 +209,12 @@ def _read(context: Context, caller: Caller, dataset_id: str) -> tuple[Dataset, l
     return dataset, preview(context.store, dataset)
 
 
-def _read_as(context: Context, caller: Caller, dataset: Dataset, base: str) -> TokenPreview:
+def _read_as(
+    context: Context, caller: Caller, dataset: Dataset, base: str, max_length: int
+) -> TokenPreview:
+    database, store, settings = context.database, context.store, context.settings
     try:
-        return token_preview(
-            dataset, base, caller.sees, context.database, context.store, context.settings
-        )
+        return token_preview(dataset, base, max_length, caller.sees, database, store, settings)
     except ApiQError as error:
         raise ApiError(
             error.code, error.message, pointer="?base", value=error.value, legal=error.legal

@@ -97,9 +97,11 @@ class TokenCountsView(BaseModel):
     tokens: int
     learned: int = Field(description="Tokens that carry loss.")
     longest: int = Field(description="Tokens of the longest row.")
-    context: int | None = Field(None, description="The most that the model takes.")
-    over_context: int | None = Field(
-        None, description="Rows longer than that; not of a text, which is cut into windows."
+    max_length: int = Field(description="The most that a job takes of a row, as asked for.")
+    too_long: int | None = Field(
+        None,
+        description="Rows longer than that, which a job with that `max_length` would refuse, or "
+        "cut with `truncate`; not of a text, which is cut into windows.",
     )
     counted_bytes: int = Field(description="So much of the dataset was read.")
     is_partial: bool = Field(description="Whether that is only its beginning: 4 MiB.")

@@ -74,6 +74,7 @@ SUBMIT_CODES = (
     "wrong_dataset_kind",
     "too_little_text",
     "too_little_data",
+    "no_chat_template",
     "unknown_dataset",
     "base_not_found",
     "base_not_ready",

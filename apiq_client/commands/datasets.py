@@ -94,11 +94,18 @@ def preview(
         str | None,
         typer.Option(help="Show the tokens of this base: a quantize job (job_...), or a model id."),
     ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="With --base: count the rows of more tokens, as a job of this max_length would. "
+            "Default: that of a job."
+        ),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """The first rows as training reads them; what is learned is green, or in [brackets]."""
     with Client() as client:
-        found = client.preview_dataset(dataset_id, base=base)
+        found = client.preview_dataset(dataset_id, base=base, max_length=max_length)
     if json:
         print_json(found.model_dump(mode="json", exclude_none=True))
     else:

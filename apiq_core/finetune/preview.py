@@ -37,22 +37,20 @@ class ReadRow:
 class TokenCounts:
     """Of every row that was read."""
 
-    context: int | None  # the most tokens the model takes; None: its config does not say
+    max_length: int  # the most tokens that a job takes
     rows: int = 0  # a text is one
     tokens: int = 0
     learned: int = 0
     longest: int = 0  # tokens of the longest row
-    over_context: int | None = 0  # rows longer than the context; None where that is not known
+    too_long: int | None = 0  # rows of more; None of a text, which is cut into windows
 
     def add(self, example: Example) -> None:
         self.rows += 1
         self.tokens += len(example)
         self.learned += sum(example.learned[1:])  # nothing predicts the first token
         self.longest = max(self.longest, len(example))
-        if self.context is None:
-            self.over_context = None
-        elif self.over_context is not None:
-            self.over_context += len(example) > self.context
+        if self.too_long is not None:
+            self.too_long += len(example) > self.max_length
 
 
 @dataclass
@@ -61,11 +59,9 @@ class Preview:
     rows: list[ReadRow] = field(default_factory=list)
 
 
-def preview_rows(
-    content: bytes, tokenizer: PreTrainedTokenizerBase, context: int | None
-) -> Preview:
+def preview_rows(content: bytes, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Preview:
     """Of JSONL. Raises `UserError` as a job does: `bad_rows`, `no_chat_template` and such."""
-    found = Preview(TokenCounts(context))
+    found = Preview(TokenCounts(max_length))
     findings = Findings()
     lines = Lines()
     for number, line in (*lines.feed(content), *lines.end()):
@@ -78,14 +74,11 @@ def preview_rows(
     return found
 
 
-def preview_text(
-    content: bytes, tokenizer: PreTrainedTokenizerBase, context: int | None
-) -> Preview:
+def preview_text(content: bytes, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Preview:
     """Of plain text, which training cuts into windows: no row is too long."""
     text = content.decode("utf-8", "ignore")  # its end may be cut
-    found = Preview(TokenCounts(context))
+    found = Preview(TokenCounts(max_length, too_long=None))
     found.counts.add(_read_text(text, tokenizer).example)
-    found.counts.over_context = None
     found.rows.append(_shown(_read_text(text[:SHOWN_CHARACTERS], tokenizer), tokenizer))
     return found
 

@@ -1,6 +1,6 @@
 """A preview in a process of its own.
 
-    python -m apiq_core.finetune.preview_process MODEL_DIR rows|text < DATA
+    python -m apiq_core.finetune.preview_process MODEL_DIR rows|text MAX_LENGTH < DATA
 
 prints a `Preview` as JSON, or {"error": ...} with exit code 2. Whoever asks need not load
 transformers; and a tokenizer or a chat template that never ends is ended by the limits here.
@@ -12,14 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from apiq_core.errors import UserError
-from apiq_core.inspect import read_json
 from apiq_core.process_limits import limit_process
 
 CPU_S = 60
 MEMORY_BYTES = 4 * 2**30
 
 
-def main(model_dir: Path, kind: str) -> int:
+def main(model_dir: Path, kind: str, max_length: int) -> int:
     limit_process(cpu_s=CPU_S, memory_bytes=MEMORY_BYTES)
     # as if it were not installed: transformers would load it for seconds, for no tokenizer's sake
     sys.modules["torch"] = None  # type: ignore[assignment]
@@ -28,9 +27,8 @@ def main(model_dir: Path, kind: str) -> int:
 
     content = sys.stdin.buffer.read()
     try:
-        context = read_json(model_dir / "config.json").get("max_position_embeddings")
         preview = {"rows": preview_rows, "text": preview_text}[kind]
-        found = preview(content, load_tokenizer(model_dir), int(context) if context else None)
+        found = preview(content, load_tokenizer(model_dir), max_length)
     except UserError as error:
         print(json.dumps({"error": error.to_dict()}))
         return 2
@@ -39,4 +37,4 @@ def main(model_dir: Path, kind: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

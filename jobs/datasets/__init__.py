@@ -34,6 +34,7 @@ class Dataset:
     created_at: datetime
     # characters of the row in which most is said; NULL of those from before it was counted, too
     longest_row_characters: int | None = None
+    chats: int | None = None  # rows that are messages; NULL of those from before, too
     origin: dict[str, Any] | None = None  # where it was fetched from; NULL: uploaded
 
 

@@ -18,6 +18,7 @@ class TextContent:
     rows = None
     duplicates = None
     longest_row_characters = None
+    chats = None
 
     def __init__(self) -> None:
         self.characters = 0
@@ -63,6 +64,7 @@ class RowsContent:
 
     def __init__(self) -> None:
         self.characters = 0
+        self.chats = 0
         self._lines = Lines()
         self._findings = Findings()
         # what it cannot read is in a bad row, which is found line by line
@@ -83,12 +85,16 @@ class RowsContent:
     def write(self, chunk: bytes) -> None:
         self.characters += len(self._decoder.decode(chunk))
         for number, line in self._lines.feed(chunk):
-            self._findings.add(number, line)
+            self._add(number, line)
 
     def finish(self) -> None:
         for number, line in self._lines.end():
-            self._findings.add(number, line)
+            self._add(number, line)
         self._findings.check()
+
+    def _add(self, number: int, line: bytes) -> None:
+        row = self._findings.add(number, line)
+        self.chats += row is not None and row.shape == "messages"
 
 
 Content = TextContent | RowsContent

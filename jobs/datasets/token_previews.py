@@ -36,12 +36,14 @@ class TokenPreview:
 def token_preview(
     dataset: Dataset,
     base: str,
+    max_length: int,
     owner: str | None,
     database: Database,
     store: ArtifactStore,
     settings: Settings,
 ) -> TokenPreview:
     """Read a dataset as the model `base` does: a quantize job that has succeeded, or a model id.
+    Rows of more than `max_length` tokens are counted.
 
     Raises `UserError` as a finetune job would, and `InfraError(hub_unreachable)`.
     """
@@ -53,7 +55,7 @@ def token_preview(
         else:
             model_dir = tokenizers.fetch_published(published, store, Path(folder))
         content = _beginning(store, dataset)
-        answer = _ask(model_dir, dataset.kind, content)
+        answer = _ask(model_dir, dataset.kind, max_length, content)
     is_partial = len(content) < dataset.size_bytes
     return TokenPreview(answer["rows"], answer["counts"], len(content), is_partial)
 
@@ -67,10 +69,10 @@ def _beginning(store: ArtifactStore, dataset: Dataset) -> bytes:
     return content
 
 
-def _ask(model_dir: Path, kind: str, content: bytes) -> dict[str, Any]:
+def _ask(model_dir: Path, kind: str, max_length: int, content: bytes) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            command("apiq_core.finetune.preview_process", str(model_dir), kind),
+            command("apiq_core.finetune.preview_process", str(model_dir), kind, str(max_length)),
             input=content,
             capture_output=True,
             timeout=TIMEOUT_S,

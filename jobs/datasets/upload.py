@@ -112,6 +112,7 @@ class Upload:
             rows=self._content.rows,
             duplicates=self._content.duplicates,
             longest_row_characters=self._content.longest_row_characters,
+            chats=self._content.chats,
             origin=origin,
             sha256=self._digest.hexdigest(),
             created_at=datetime.now(UTC).replace(microsecond=0),  # rows keep milliseconds

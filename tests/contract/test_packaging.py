@@ -114,8 +114,9 @@ def test_the_base_previews_chats(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     (model_dir / "chat_template.jinja").write_text(template)
     row = {"messages": [{"role": "assistant", "content": "Hello."}]}
+    arguments = [json.dumps(not_in_the_base()), str(model_dir), "rows", "512"]
     done = subprocess.run(
-        [sys.executable, "-c", PREVIEW, json.dumps(not_in_the_base()), str(model_dir), "rows"],
+        [sys.executable, "-c", PREVIEW, *arguments],
         input=json.dumps(row),
         cwd=ROOT,
         capture_output=True,

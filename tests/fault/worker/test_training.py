@@ -3,12 +3,15 @@
 import hashlib
 import json
 import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apiq_core.config import QuantizeConfig
+from apiq_core.errors import UserError
 from apiq_core.quantize import quantize
 from jobs import checkpoints, datasets, intake, leases, repository
 from jobs.checkpoints import Checkpoint
@@ -18,7 +21,7 @@ from jobs.intake import Order
 from jobs.job import Job
 from jobs.requests import FinetuneRequest
 from jobs.states import State
-from tests.fault.worker.support import House
+from tests.fault.worker.support import House, eventually, worker_process
 from tests.fault.worker.test_resume import (  # noqa: F401
     BLOCKS,
     REQUEST,
@@ -28,6 +31,7 @@ from tests.fault.worker.test_resume import (  # noqa: F401
     settings,
 )
 from tests.tiny_models import make_tiny
+from worker import bases
 from worker.publish import upload as upload_files
 
 TRAINING: dict[str, Any] = {
@@ -266,10 +270,56 @@ def test_a_base_stays_while_it_is_trained_on(hosts: Hosts, base: Job, dataset: s
 
 def test_what_no_worker_can_train_on_is_the_users_fault(hosts: Hosts, base: Job) -> None:
     house = hosts.house
-    accept(house, base.id, upload(house, b"word", TEXT))
+    accept(house, base.id, upload(house, b"the " * 20, TEXT))  # more bytes than tokens
     job = hosts.run()
     assert job.state == State.FAILED and job.error is not None
     assert (job.error["code"], job.error["fault"]) == ("too_little_data", "user")
+
+
+def test_a_base_that_is_not_what_it_was(hosts: Hosts, base: Job, dataset: str) -> None:
+    """Damaged it may be mended, or was read wrongly; what is gone stays so."""
+    house, job = hosts.house, accept(hosts.house, base.id, dataset)
+    (weights,) = [x for x in house.artifacts(base) if x.path.startswith("model/model.")]
+    flip_a_bit(house, weights.key)
+    job = hosts.run()
+    assert (job.state, job.infra_losses) == (State.QUEUED, 1)
+    (lost,) = data(house, job, "retrying")
+    assert (lost["error"]["code"], lost["error"]["fault"]) == ("base_damaged", "infra")
+    assert f"{weights.path} of the base is not what it was" in lost["error"]["message"]
+    house.store.delete_prefix(weights.key)
+    job = hosts.run()
+    assert (job.state, job.attempt) == (State.FAILED, 2) and job.error is not None
+    assert (job.error["code"], job.error["fault"]) == ("base_deleted", "user")
+    assert f"{weights.path} of the base was deleted" in job.error["message"]
+    with pytest.raises(UserError, match="the base was deleted") as caught:
+        bases.fetch([], hosts.tmp_path, house.store, lambda: None)
+    assert (caught.value.code, caught.value.param) == ("base_deleted", "base")
+
+
+@pytest.mark.column("embedded")
+def test_a_worker_that_is_asked_to_end_while_it_trains(
+    hosts: Hosts, base: Job, dataset: str
+) -> None:
+    """The job is given back behind the step it was at, between two checkpoints."""
+    house, steps = hosts.house, 200
+    job = accept(house, base.id, dataset, epochs=steps, max_steps=steps, checkpoint_every=steps)
+    patient = house.settings.model_copy(update={"drain_grace_s": 60.0})
+
+    def trains() -> bool:
+        progress = house.get(job).progress or {}
+        return progress.get("unit") == "step" and progress["done"] > 0
+
+    with worker_process(patient, command=(sys.executable, "-m", "worker")) as process:
+        eventually(trains, "training", within_s=120)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    job = house.get(job)
+    assert (job.state, job.attempt, job.infra_losses) == (State.QUEUED, 1, 0)
+    assert data(house, job, "requeued") == [{"reason": "drained"}]
+    (row,) = rows(house, job)
+    assert 0 < row.block < steps
+    hosts.run("trained", str(row.block + 1))  # its end is that of other tests
+    assert [event["step"] for event in data(house, job, "resumed")] == [row.block]
 
 
 def test_what_is_wrong_with_a_model_is_said_of_base(hosts: Hosts, dataset: str) -> None:

@@ -6,14 +6,21 @@ import pytest
 
 from jobs import maintenance
 from tests.integration.api.support import Service
-from tests.integration.api.test_finetune import FILES, NOWHERE_DATASET, NOWHERE_JOB, post
+from tests.integration.api.test_finetune import (
+    FILES,
+    NOWHERE_DATASET,
+    NOWHERE_JOB,
+    WITHOUT_ADAPTER,
+    WORDS,
+    post,
+)
 
 ERROR = {"code": "too_big", "message": "too big", "fault": "infra", "retryable": True}
 
 
 @pytest.fixture
 def dataset(service: Service) -> str:
-    return str(service.upload(b"Some words to learn.")["id"])
+    return str(service.upload(WORDS)["id"])
 
 
 def chain(service: Service, dataset: str, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -284,6 +291,21 @@ def test_a_base_that_nobody_takes_up_ends_both(service: Service, dataset: str) -
         ),
         ({"rank": 65, "quantize": {"method": "rtn"}}, "rank_too_large", "#/rank", "rank is 65"),
         ({"max_length": 513}, "length_exceeds_context", "#/max_length", "512"),
+        *(
+            (
+                {"method": "qa-lora", "quantize": options},
+                "invalid_request",
+                "#/quantize",
+                "method qa-lora needs a base without adapter; legal: rank 0, adapter lora",
+            )
+            for options in ({"rank": 8}, {"adapter": "ia3"}, {"method": "loftq"})
+        ),
+        (
+            {"method": "qa-lora", "bits": None, "bits_per_weight": 3},
+            "invalid_request",
+            "#/bits_per_weight",
+            "method qa-lora needs a base without adapter; legal: bits",
+        ),
     ],
 )
 def test_bad_fields(
@@ -301,14 +323,38 @@ def test_without_an_adapter_there_is_a_rank(service: Service, dataset: str) -> N
     assert (base["input"]["rank"], job["input"]["rank"]) == (0, 8)
 
 
+@pytest.mark.parametrize("options", [{}, {"quantize": {"rank": 0, "group_size": 32}}])
+def test_for_qa_lora_no_adapter_is_fitted(
+    service: Service, dataset: str, options: dict[str, Any]
+) -> None:
+    base, job = chain(service, dataset, method="qa-lora", **options)
+    assert (base["input"]["rank"], job["input"]["method"]) == (0, "qa-lora")
+
+
 @pytest.mark.parametrize("succeeded", [False, True])
 def test_a_base_that_is_a_job_is_checked_too(
     service: Service, dataset: str, succeeded: bool
 ) -> None:
     base = service.finished(FILES) if succeeded else service.submit()
-    for fields, code in (
-        ({"max_length": 513}, "length_exceeds_context"),
-        ({"rank": 8}, "illegal_rank"),
-        ({"adapter": "lora"}, "illegal_adapter"),
+    plain = service.finished(WITHOUT_ADAPTER, rank=0) if succeeded else service.submit(rank=0)
+    for job, fields, code in (
+        (base, {"max_length": 513}, "length_exceeds_context"),
+        (base, {"rank": 8}, "illegal_rank"),
+        (base, {"adapter": "lora"}, "illegal_adapter"),
+        (plain, {"rank": 65}, "rank_too_large"),
     ):
-        service.refused(post(service, base=base["id"], dataset=dataset, **fields), 422, code)
+        service.refused(post(service, base=job["id"], dataset=dataset, **fields), 422, code)
+
+
+def test_a_budget_may_have_left_no_room_for_an_adapter(service: Service, dataset: str) -> None:
+    budget = {"bits": None, "bits_per_weight": 3}
+    queued = service.submit(**budget)["id"]  # nobody knows yet
+    service.refused(post(service, base=queued, dataset=dataset, rank=8), 422, "illegal_rank")
+    service.http.post(f"/jobs/{queued}/cancel")
+    for files, status in ((FILES, 422), (WITHOUT_ADAPTER, 202)):
+        base = service.finished(files, **budget)["id"]
+        for fields in ({"rank": 8}, {"method": "qa-lora"}):
+            answer = post(service, base=base, dataset=dataset, **fields)
+            assert answer.status_code == status, answer.text
+            if status == 202:
+                service.http.post(answer.json()["urls"]["cancel"])

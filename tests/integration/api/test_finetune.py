@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.api.support import Service
+from tests.integration.api.support import Service, place_model
 
+WORDS = b"Some words to learn. " * 30  # more than a window of them
 FILES = {
     "model/config.json": b"{}",
     "adapter/adapter_config.json": b"{}",
@@ -20,7 +21,7 @@ def post(service: Service, **fields: Any) -> Any:
 
 
 def test_base_and_dataset_suffice(service: Service) -> None:
-    base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
+    base, dataset = service.finished(FILES), service.upload(WORDS)
     answer = post(service, base=base["id"], dataset=dataset["id"])
     assert answer.status_code == 202, answer.text
     job = answer.json()
@@ -56,7 +57,7 @@ WITHOUT_ADAPTER = {name: content for name, content in FILES.items() if "adapter"
 def test_a_base_that_a_method_can_train(
     service: Service, method: str, files: dict[str, bytes], fields: dict[str, Any]
 ) -> None:
-    base, dataset = service.finished(files, **fields), service.upload(b"Some words to learn.")
+    base, dataset = service.finished(files, **fields), service.upload(WORDS)
     answer = post(service, base=base["id"], dataset=dataset["id"], method=method)
     assert answer.status_code == 202, answer.text
     assert answer.json()["input"]["method"] == method
@@ -75,7 +76,7 @@ def test_a_base_that_a_method_can_train(
 def test_a_base_that_a_method_cannot_train(
     service: Service, method: str, files: dict[str, bytes], fields: dict[str, Any], says: str
 ) -> None:
-    base, dataset = service.finished(files, **fields), service.upload(b"Some words to learn.")
+    base, dataset = service.finished(files, **fields), service.upload(WORDS)
     answer = post(service, base=base["id"], dataset=dataset["id"], method=method)
     problem = service.refused(answer, 422, "illegal_base")
     assert problem["errors"][0]["pointer"] == "#/base"
@@ -84,14 +85,14 @@ def test_a_base_that_a_method_cannot_train(
 
 @pytest.mark.parametrize("method", ["l4q", "qa-lora"])
 def test_a_model_is_no_base_of_a_method_that_needs_integers(service: Service, method: str) -> None:
-    dataset = service.upload(b"Some words to learn.")
+    dataset = service.upload(WORDS)
     answer = post(service, base="tiny", dataset=dataset["id"], method=method)
     problem = service.refused(answer, 422, "illegal_base")
     assert "a model, whose weights are in no groups of integers" in problem["detail"]
 
 
 def test_l4q_quantizes_a_model_while_it_trains(service: Service) -> None:
-    dataset = service.upload(b"Some words to learn.")["id"]
+    dataset = service.upload(WORDS)["id"]
     asked = {"base": "tiny", "dataset": dataset, "method": "l4q", "bits": 2}
     answer = post(service, **asked)
     assert answer.status_code == 202, answer.text
@@ -111,7 +112,7 @@ def test_l4q_quantizes_a_model_while_it_trains(service: Service) -> None:
 
 
 def test_what_it_needs_stays_until_it_ends(service: Service) -> None:
-    base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
+    base, dataset = service.finished(FILES), service.upload(WORDS)
     job = post(service, base=base["id"], dataset=dataset["id"]).json()
     service.refused(service.http.delete(base["urls"]["self"]), 409, "job_in_use")
     service.refused(service.http.delete(f"/datasets/{dataset['id']}"), 409, "dataset_in_use")
@@ -128,7 +129,7 @@ def test_what_it_needs_stays_until_it_ends(service: Service) -> None:
 def test_a_validation_set(service: Service) -> None:
     base, rows = service.finished(FILES), b'{"text": "a"}\n'
     dataset, validation = (service.upload(rows, "application/jsonl")["id"] for _ in range(2))
-    text = service.upload(b"Some words to learn.")["id"]
+    text = service.upload(WORDS)["id"]
     asked = {"base": base["id"], "dataset": dataset}
     for fields, code, says in (
         ({"validation": NOWHERE_DATASET}, "unknown_dataset", "there is no dataset"),
@@ -161,8 +162,59 @@ def test_a_validation_set(service: Service) -> None:
     assert problem["errors"][0]["pointer"] == "#/validation"
 
 
+CHAT = (
+    b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}\n'
+)
+
+
+@pytest.mark.parametrize("base", ["job", "queued", "model", "chain"])
+def test_chats_need_a_chat_template(service: Service, base: str) -> None:
+    """Whose files say so at once; a base from before that was looked at is tried."""
+    rows = b'{"text": "a"}\n' * 2
+    chats, plain = (
+        service.upload(content, "application/jsonl")["id"] for content in (rows + CHAT, rows)
+    )
+    models_dir = service.context.settings.models_dir
+    config = '{"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "{{ messages }}"}'
+    for name, file, content in (
+        ("spoken", "chat_template.jinja", "{{ messages }}"),
+        ("told", "tokenizer_config.json", config),
+    ):
+        (place_model(models_dir, models_dir / "tiny", name) / file).write_text(content)
+
+    def asked(model: str) -> dict[str, Any]:
+        if base == "chain":
+            return {"base": model, "bits": 2}
+        if base == "model":
+            return {"base": model}
+        job = service.finished(FILES, model=model) if base == "job" else service.submit(model=model)
+        return {"base": job["id"]}
+
+    for fields in ({"dataset": chats}, {"dataset": plain, "validation": chats}):
+        problem = service.refused(post(service, **asked("tiny"), **fields), 422, "no_chat_template")
+        (error,) = problem["errors"]
+        assert (error["pointer"], error["value"]) == (f"#/{[*fields][-1]}", chats)
+        assert "1 are chats (messages), and tiny has no chat template" in problem["detail"]
+    assert post(service, **asked("tiny"), dataset=plain).status_code == 202
+    for model in ("spoken", "told"):
+        answer = post(service, **asked(model), dataset=chats)
+        assert answer.status_code == 202, answer.text
+
+
+def test_a_text_of_one_window_cannot_be_divided(service: Service) -> None:
+    base, text = service.finished(FILES)["id"], service.upload(b"word" * 16)["id"]
+    fields = {"base": base, "dataset": text}
+    problem = service.refused(post(service, **fields), 422, "too_little_data")
+    assert (problem["errors"][0]["pointer"], problem["legal"]) == ("#/dataset", {"at_least": 2})
+    assert "a text of 64 bytes, no more than one window of 512 tokens" in problem["detail"]
+    service.refused(post(service, **fields, max_length=65), 422, "too_little_data")
+    validation = service.upload(b"word")["id"]
+    for more in ({"max_length": 64}, {"validation": validation}):
+        assert post(service, **fields, **more).status_code == 202
+
+
 def test_the_same_request_makes_one_job(service: Service) -> None:
-    base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
+    base, dataset = service.finished(FILES), service.upload(WORDS)
     body = {"type": "finetune", "base": base["id"], "dataset": dataset["id"]}
     headers = {"idempotency-key": "once"}
     first, second = (service.http.post("/jobs", json=body, headers=headers) for _ in range(2))
@@ -184,7 +236,12 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
         ({"base": "a b"}, "invalid_request", "#/base", "legal: `job_...`, or a model id"),
         ({"base": None}, "invalid_request", "#/base", "base is null"),
         ({"dataset": NOWHERE_DATASET}, "unknown_dataset", "#/dataset", "there is no dataset"),
-        ({"dataset": "text"}, "invalid_request", "#/dataset", "legal: `ds_...`"),
+        (
+            {"dataset": "openai/gsm8k"},
+            "invalid_request",
+            "#/dataset",
+            'legal: `ds_...`, the id of an uploaded dataset; `POST /datasets` with `{"hub"',
+        ),
         ({"base": "tiny", "rank": 65}, "rank_too_large", "#/rank", "rank is 65"),
         ({"base": "tiny", "max_length": 513}, "length_exceeds_context", "#/max_length", "512"),
         ({"revision": "main"}, "illegal_revision", "#/revision", "base is a job"),
@@ -217,7 +274,7 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
 def test_bad_fields(
     service: Service, fields: dict[str, Any], code: str, pointer: str, says: str
 ) -> None:
-    base, dataset = service.finished(FILES), service.upload(b"Some words to learn.")
+    base, dataset = service.finished(FILES), service.upload(WORDS)
     answer = post(service, **({"base": base["id"], "dataset": dataset["id"]} | fields))
     problem = service.refused(answer, 422, code)
     assert problem["errors"][0]["pointer"] == pointer
@@ -233,7 +290,7 @@ def test_what_is_missing_is_named(service: Service, missing: str) -> None:
 
 
 def test_a_base_that_is_not_ready(service: Service) -> None:
-    dataset = service.upload(b"Some words to learn.")["id"]
+    dataset = service.upload(WORDS)["id"]
     cancelled = service.submit()
     running = service.claim()
     service.http.post(cancelled["urls"]["cancel"])

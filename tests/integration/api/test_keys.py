@@ -193,6 +193,17 @@ def test_what_others_have_does_not_exist(service: Service, walk: Walk, new_key: 
     body = {"model": "tiny", "bits": 2, "calibration": {"source": f"dataset:{dataset_id}"}}
     answer = walk.send("post", "/jobs", other, json=body)
     service.refused(answer, 422, "unknown_source")
+    # nor is it trained on, or a job of another owner
+    own_id = Walk(service, other)._upload()
+    base_id = walk.send("post", "/jobs", walk.key, json={"model": "tiny", "bits": 2}).json()["id"]
+    for base, dataset, code in (
+        ("tiny", dataset_id, "unknown_dataset"),
+        (base_id, own_id, "base_not_found"),
+    ):
+        body = {"type": "finetune", "base": base, "dataset": dataset}
+        service.refused(walk.send("post", "/jobs", other, json=body), 422, code)
+    body = {"type": "finetune", "base": base_id, "dataset": dataset_id}
+    assert walk.send("post", "/jobs", walk.key, json=body).status_code == 202
 
 
 def test_several_keys_of_an_owner_and_admins(service: Service, walk: Walk, new_key: NewKey) -> None:

@@ -32,7 +32,7 @@ def preview(service: Service, dataset: str, base: str) -> Any:
 
 
 def test_of_a_model(service: Service) -> None:
-    dataset = upload(service, QUESTION, {"text": "the module " * 200}, QUESTION, QUESTION)
+    dataset = upload(service, QUESTION, {"text": "the module " * 20}, QUESTION, QUESTION)
     answer = preview(service, dataset, "tiny")
     assert answer.status_code == 200, answer.text
     first, second, _ = answer.json()["rows"]
@@ -49,11 +49,14 @@ def test_of_a_model(service: Service) -> None:
         "tokens": 3 * first["length"] + second["length"],
         "learned": 3 * first["learned"] + second["length"] - 1,
         "longest": second["length"],
-        "context": 512,
-        "over_context": 1,
+        "max_length": 512,
+        "too_long": 0,
         "counted_bytes": service.http.get(f"/datasets/{dataset}").json()["size_bytes"],
         "is_partial": False,
     }
+    asked = {"base": "tiny", "max_length": second["length"] - 1}
+    shorter = service.http.get(f"/datasets/{dataset}/preview", params=asked).json()["counts"]
+    assert shorter == counts | {"max_length": second["length"] - 1, "too_long": 1}
     plain = service.http.get(f"/datasets/{dataset}/preview").json()
     assert "counts" not in plain and "tokens" not in plain["rows"][0]
 
@@ -112,6 +115,11 @@ def test_what_cannot_be_shown(service: Service) -> None:
         problem = service.refused(preview(service, data, base), status, code)
         assert [error["pointer"] for error in problem["errors"]] == ["?base"]
         assert problem["retryable"] is (code in ("hub_unreachable", "base_not_finished"))
+    for length in (7, 32769):  # as of a job
+        asked = {"base": "tiny", "max_length": length}
+        answer = service.http.get(f"/datasets/{dataset}/preview", params=asked)
+        problem = service.refused(answer, 422, "invalid_request")
+        assert problem["errors"][0]["pointer"] == "?max_length"
     missing = f"ds_{NOWHERE.removeprefix('job_')}"
     service.refused(preview(service, missing, "tiny"), 404, "dataset_not_found")
 

@@ -216,7 +216,7 @@ class TestFinetune:
         """Some words to learn, and nothing in the queue."""
         for job in live.http.get("/jobs", params={"state": "queued"}).json()["jobs"]:
             live.http.post(job["urls"]["cancel"])
-        (tmp_path / "words.txt").write_text("Some words to learn.")
+        (tmp_path / "words.txt").write_text("Some words to learn. " * 30)
         return apiq("datasets", "upload", "words.txt").stdout.strip()
 
     def test_a_model_is_quantized_first(self, apiq: Command, live: Live, dataset: str) -> None:

@@ -46,12 +46,12 @@ def test_datasets_of_rows(apiq: Command, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
     dataset_id = apiq("datasets", "upload", "rows.jsonl").stdout.strip()
     head, *lines, tail = apiq(
-        "datasets", "preview", dataset_id, "--base", "tiny"
+        *("datasets", "preview", dataset_id, "--base", "tiny", "--max-length", "8")
     ).stdout.splitlines()
     assert head.startswith("--- row 1 (question): ") and head.endswith(" carry loss")
     assert "\n".join(lines).replace("|", "").endswith("Answer:[ ][4][</s>]")
     assert tail.startswith("--- the whole dataset: 1 row, ")
-    assert tail.endswith("; 0 longer than the context of 512")
+    assert tail.endswith("; 1 longer than max_length, 8")
     (tmp_path / "rows.jsonl").write_text('{"text": 3}\n' + "{}\n" * 24)
     first, *told = apiq("datasets", "upload", "rows.jsonl", code=1).stderr.splitlines()
     assert first.startswith("error: 25 lines are no rows; line 1, text: a number")

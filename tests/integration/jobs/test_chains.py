@@ -44,7 +44,7 @@ def order(database: Database, settings: Settings, owner: str = "", **fields: Any
     with database.begin() as connection:
         moment = connection.execute(now().select()).scalar_one()
         name = f"ds_{next(NUMBERS):032}"
-        dataset = Dataset(name, owner, None, "text", 9, 9, None, None, SHA, moment)
+        dataset = Dataset(name, owner, None, "text", 900, 900, None, None, SHA, moment)
         datasets.reserve(connection, dataset, settings)
         datasets.confirm(connection, dataset)
     asked = {"type": "finetune", "base": "tiny", "bits": 2, "dataset": name} | fields

@@ -48,16 +48,16 @@ def test_tokens_are_those_of_training(tokenizer: PreTrainedTokenizerBase) -> Non
         assert [token.learned for token in row.tokens][1:] == list(example.learned)[1:]
         assert (row.length, row.learned) == (len(example), sum(example.learned[1:]))
     counts = found.counts
-    assert (counts.rows, counts.context) == (4, 64)
+    assert (counts.rows, counts.max_length) == (4, 64)
     assert counts.tokens == sum(map(len, examples))
     assert counts.learned == sum(sum(example.learned[1:]) for example in examples)
     assert counts.longest == len(examples[3]) > 64
-    assert counts.over_context == 1
-    assert preview_rows(jsonl(*ROWS), tokenizer, None).counts.over_context is None
+    assert counts.too_long == 1
+    assert preview_rows(jsonl(*ROWS), tokenizer, counts.longest).counts.too_long == 0
 
 
 def test_the_texts_of_the_tokens_make_the_text(tokenizer: PreTrainedTokenizerBase) -> None:
-    question, prompt, chat = preview_rows(jsonl(*ROWS), tokenizer, None).rows
+    question, prompt, chat = preview_rows(jsonl(*ROWS), tokenizer, 512).rows
     text = "Question: Wie heißt der Fuchs? 🦊\nAnswer: Viktor 🦊</s>"
     assert "".join(token.text for token in question.tokens) == text
     learned = [token.text for token in question.tokens if token.learned]
@@ -67,13 +67,13 @@ def test_the_texts_of_the_tokens_make_the_text(tokenizer: PreTrainedTokenizerBas
 
 
 def test_nothing_predicts_the_first_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    (row,) = preview_rows(jsonl({"text": "the module"}), tokenizer, None).rows
+    (row,) = preview_rows(jsonl({"text": "the module"}), tokenizer, 512).rows
     assert [token.learned for token in row.tokens] == [False] + [True] * (row.length - 1)
     assert row.learned == row.length - 1
 
 
 def test_a_long_row_is_shown_in_part(tokenizer: PreTrainedTokenizerBase) -> None:
-    (row,) = preview_rows(jsonl({"text": "x " * 3000}), tokenizer, None).rows
+    (row,) = preview_rows(jsonl({"text": "x " * 3000}), tokenizer, 512).rows
     assert len(row.tokens) == SHOWN_TOKENS < row.length
 
 
@@ -82,12 +82,13 @@ def test_a_text(tokenizer: PreTrainedTokenizerBase) -> None:
     found = preview_text(text.encode()[:-1], tokenizer, 64)  # cut anywhere
     ids = tokenizer(text[:-1], add_special_tokens=False)["input_ids"]
     assert (found.counts.rows, found.counts.tokens) == (1, len(ids))
-    assert found.counts.over_context is None
+    assert found.counts.too_long is None
     assert "".join(token.text for token in found.rows[0].tokens) == text[:1000]
 
 
 def run(model_dir: Path, content: bytes) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-m", "apiq_core.finetune.preview_process", str(model_dir), "rows"]
+    command.append("512")
     return subprocess.run(command, input=content, capture_output=True)
 
 
