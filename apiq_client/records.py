@@ -23,6 +23,7 @@ class Job(_Record):
     event_seq: int = 0  # of its latest event; grows whenever the job changes
     progress: dict[str, Any] | None = None  # done, total, unit, percent, eta_seconds
     error: dict[str, Any] | None = None  # code, message, fault, retryable
+    last_loss: dict[str, Any] | None = None  # why a queued job is tried again: the same, and more
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

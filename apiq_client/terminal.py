@@ -152,6 +152,8 @@ def describe_doing(job: Job) -> str:
     """What a job that has not ended is at, where that says more than its state."""
     if job.waits_for:
         return "waits for its base"
+    if job.last_loss:
+        return f"again after {job.last_loss['code']}"
     return job.phase or "" if job.state == "running" else ""
 
 

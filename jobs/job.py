@@ -33,6 +33,7 @@ class Job:
     body_sha256: str | None  # of that request; exactly if it has an idempotency key
     progress: dict[str, Any] | None  # done, total, unit, percent, eta_seconds
     error: dict[str, Any] | None  # code, message, fault, retryable; exactly if it failed
+    last_loss: dict[str, Any] | None  # what the machines failed at, until it runs again
     metrics: dict[str, Any] | None  # headline figures; exactly if it succeeded
     created_at: datetime
     started_at: datetime | None  # of the first attempt

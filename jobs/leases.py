@@ -193,7 +193,10 @@ def lose(connection: Connection, job: Job, error: Mapping[str, Any], settings: S
         )
     pause_s = backoff_s(losses, settings, is_outage=error["code"] in OUTAGES)
     data = {"error": dict(error), "block": block, "losses": losses, "pause_seconds": pause_s}
-    values = counted | {"run_after": from_now(pause_s)}
+    values = counted | {
+        "run_after": from_now(pause_s),
+        "last_loss": {**error, "block": block, "losses": losses, "pause_seconds": pause_s},
+    }
     return _end(connection, job.id, job.attempt, State.QUEUED, [("retrying", data)], values)
 
 

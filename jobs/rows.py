@@ -37,7 +37,7 @@ def change(
     changed: dict[str, Any] = {**(values or {}), "event_seq": jobs.c.event_seq + len(events)}
     if to is not None:
         conditions += (jobs.c.state.in_(sources(to)),)
-        changed |= {"state": to}
+        changed |= {"state": to, "last_loss": (values or {}).get("last_loss")}  # of this move alone
         if to not in HELD:
             changed |= {"lease_until": None, "phase": None}
         if to == State.QUEUED:  # what the next attempt has to do is not known before it

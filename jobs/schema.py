@@ -62,6 +62,7 @@ jobs = Table(
     Column("body_sha256", String(64)),
     Column("progress", Json),
     Column("error", Json),
+    Column("last_loss", Json),
     Column("metrics", Json),
     Column("created_at", Timestamp, nullable=False),
     Column("started_at", Timestamp),

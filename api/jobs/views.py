@@ -22,6 +22,7 @@ EXAMPLE_JOB: JsonDict = {
     "event_seq": 14,
     "progress": {"done": 12, "total": 30, "unit": "block", "percent": 46.0, "eta_seconds": 171.0},
     "error": None,
+    "last_loss": None,
     "created_at": "2026-11-24T10:00:00Z",
     "started_at": "2026-11-24T10:00:01Z",
     "finished_at": None,
@@ -88,6 +89,14 @@ class JobError(BaseModel):
     retryable: bool = Field(description="Whether the same job could succeed later.")
 
 
+class Loss(JobError):
+    """Why a queued job is tried again: what the machines failed at, and how long it pauses."""
+
+    block: int = Field(description="The first block or step that is not stored yet.")
+    losses: int = Field(description="How often in a row; too often fails the job.")
+    pause_seconds: float
+
+
 class Urls(BaseModel):
     """Where the rest is."""
 
@@ -115,6 +124,10 @@ class JobView(BaseModel):
     event_seq: int = Field(description="Of its latest event; grows whenever the job changes.")
     progress: Progress | None
     error: JobError | None
+    last_loss: Loss | None = Field(
+        description="Of a queued job whose latest attempt the machines failed; null once it runs "
+        "again."
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -178,9 +178,12 @@ def test_losses_pause_ever_longer_and_then_fail(database: Database, settings: Se
     accept(database)
     for losses, pause_s in ((1, 30), (2, 60)):
         job = claim(database)
+        assert job.last_loss is None
         with database.begin() as connection:
             lost = leases.lose(connection, job, ERROR, settings)
             assert (lost.state, lost.infra_losses, lost.error) == (State.QUEUED, losses, None)
+            more = {"block": 0, "losses": losses, "pause_seconds": pause_s}
+            assert lost.last_loss == ERROR | more
             none = leases.claim(connection, worker_id="w", device_class="cpu", lease_ttl_s=60)
             assert none is None  # not before the pause is over
             events = repository.events_after(connection, job.id)
@@ -190,7 +193,7 @@ def test_losses_pause_ever_longer_and_then_fail(database: Database, settings: Se
     job = claim(database)
     with database.begin() as connection:
         failed = leases.lose(connection, job, ERROR, settings)
-    assert failed.state == State.FAILED
+    assert (failed.state, failed.last_loss) == (State.FAILED, None)
     assert failed.error == ERROR | {
         "message": "it broke; 3 times at block 0",
         "losses": 3,
