@@ -128,13 +128,19 @@ def cut(example: Example, length: int) -> Example:
     return Example(example.tokens[:length], example.learned[:length])
 
 
-def windows(tokens: Sequence[int], length: int) -> list[Example]:
-    """A plain text as examples of `length` tokens that follow each other; all tokens are learned.
+def windows(tokens: Sequence[int], length: int, first: Sequence[int]) -> list[Example]:
+    """A plain text as examples of `length` tokens: `first`, then tokens that follow each other,
+    all of which are learned.
 
-    What is left at the end is an example too, if it is long enough to predict anything.
+    What is left at the end is an example too, if it is long enough to predict anything. Each token
+    takes 8 bytes: equal numbers are one object, and windows of one length share what is learned.
     """
-    parts = [tuple(tokens[i : i + length]) for i in range(0, len(tokens), length)]
-    return [Example(part, (True,) * len(part)) for part in parts if len(part) > 1]
+    step = length - len(first)
+    learned = (False,) * len(first) + (True,) * step
+    known: dict[int, int] = {}
+    starts = range(0, len(tokens) - 1, step)
+    parts = ((*first, *(known.setdefault(t, t) for t in tokens[i : i + step])) for i in starts)
+    return [Example(p, learned if len(p) == length else learned[: len(p)]) for p in parts]
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

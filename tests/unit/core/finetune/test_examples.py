@@ -1,6 +1,8 @@
 """Which tokens the model reads, and which of them carry loss."""
 
 import json
+import tracemalloc
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,21 @@ def test_a_stop_order_is_heard_between_rows(tokenizer: PreTrainedTokenizerBase) 
 
 
 def test_windows_of_a_plain_text_follow_each_other() -> None:
-    found = windows(list(range(10)), 4)
+    found = windows(range(10), 4, [])
     assert [w.tokens for w in found] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
-    assert windows(list(range(9)), 4)[-1].tokens == (4, 5, 6, 7)  # a single token predicts nothing
+    assert [w.learned for w in found] == [(True,) * 4, (True,) * 4, (True,) * 2]
+    assert windows(range(9), 4, [])[-1].tokens == (4, 5, 6, 7)  # a single token predicts nothing
+    found = windows(range(5), 4, [9])
+    assert [w.tokens for w in found] == [(9, 0, 1, 2), (9, 3, 4)]
+    assert [w.learned for w in found] == [(False, True, True, True), (False, True, True)]
+    assert windows([5], 4, [9]) == windows([], 4, [9]) == []
+
+
+def test_a_token_of_a_plain_text_takes_a_few_bytes() -> None:
+    tokens = array("i", (1000 + i % 300 for i in range(100_000)))
+    tracemalloc.start()
+    found = windows(tokens, 500, [])
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 200
+    assert size < 10 * len(tokens)
