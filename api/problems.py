@@ -113,7 +113,10 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "tokenizer_too_large": (422, "The model's tokenizer is too large"),
     "tokenizer_fails": (422, "The model's tokenizer cannot read the dataset"),
     "no_chat_template": (422, "The model has no chat template"),
-    "unusable_chat_template": (422, "The model's chat template rewrites earlier turns"),
+    "unusable_chat_template": (
+        422,
+        "The model's chat template does not show which part is the assistant's",
+    ),
     "chat_template_refuses": (422, "The model's chat template refuses a row"),
     "hub_dataset_not_found": (422, "The hub has no such dataset"),
     "hub_dataset_gated": (422, "The dataset is gated"),

@@ -6,6 +6,7 @@ aside for that before any window is drawn.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -15,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from apiq_core.config import DATA_FREE, Calibration, Evaluation, QuantizeConfig
 from apiq_core.errors import UserError
+from apiq_core.events import CheckStop
+from apiq_core.text_tokens import text_tokens
 from apiq_core.too_little_text import too_little_text
 
 BUILTIN = "builtin"
@@ -32,17 +35,21 @@ class Windows:
 
 
 def draw_windows(
-    tokenizer: PreTrainedTokenizerBase, config: QuantizeConfig, texts: Mapping[str, Path]
+    tokenizer: PreTrainedTokenizerBase,
+    config: QuantizeConfig,
+    texts: Mapping[str, Path],
+    check_stop: CheckStop = lambda: None,
 ) -> Windows:
     """Tokenize the sources and draw the windows of a run; deterministic in `calibration.seed`.
 
-    `texts` names the file of every source but `builtin`. Raises `UserError(too_little_text)`.
+    `texts` names the file of every source but `builtin`. Raises `UserError(too_little_text)`, and
+    what `check_stop` does, which is asked between pieces of a text.
     """
     calibration, evaluation = config.calibration, config.evaluation
     source = calibration.source or BUILTIN
     evaluation_source = evaluation.source or source
     in_domain = evaluation_source == source
-    tokens = _tokenize(tokenizer, source, texts, "calibration")
+    tokens = _tokenize(tokenizer, source, texts, "calibration", check_stop)
     scored_count = evaluation.samples * evaluation.length
     if in_domain:
         if len(tokens) < scored_count:
@@ -50,7 +57,8 @@ def draw_windows(
         scored = tokens[len(tokens) - scored_count :]
         tokens = tokens[: len(tokens) - scored_count]
     else:
-        scored = _tokenize(tokenizer, evaluation_source, texts, "evaluation")[:scored_count]
+        scored = _tokenize(tokenizer, evaluation_source, texts, "evaluation", check_stop)
+        scored = scored[:scored_count]
         if len(scored) < scored_count:
             raise _too_little(evaluation, evaluation.samples, evaluation_source, scored)
     samples = 0 if config.method in DATA_FREE else calibration.samples
@@ -75,7 +83,11 @@ def builtin_text() -> str:
 
 
 def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, source: str, texts: Mapping[str, Path], part: str
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    texts: Mapping[str, Path],
+    part: str,
+    check_stop: CheckStop,
 ) -> Tensor:
     if source == BUILTIN:
         text = builtin_text()
@@ -90,8 +102,7 @@ def _tokenize(
             value=source,
             legal=[BUILTIN, *texts],
         )
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return torch.tensor(ids, dtype=torch.long)
+    return torch.tensor(text_tokens(StringIO(text), tokenizer, check_stop), dtype=torch.long)
 
 
 def _begin(windows: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -71,7 +71,7 @@ def quantize(
 
     with Checkpoint(model_dir) as source:
         with meter.phase("calibrating"):
-            windows = draw_windows(load_tokenizer(model_dir), config, texts or {})
+            windows = draw_windows(load_tokenizer(model_dir), config, texts or {}, check_stop)
             report.describe_texts(windows)
             skeleton = Skeleton(model_dir, target, compute_dtype(target), matmul_dtype(target))
             tokens = torch.cat([windows.train, windows.held_out])

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from apiq_core.errors import UserError
+from apiq_core.events import CheckStop
 from apiq_core.finetune.rows import BadRow, Row, parse
 
 SHOWN_BAD_ROWS = 20
@@ -108,19 +109,22 @@ class Lines:
         self._held += piece[: MAX_LINE_BYTES + 1 - len(self._held)]
 
 
-def read_rows(path: Path, param: str = "dataset") -> tuple[list[tuple[int, Row]], Findings]:
+def read_rows(
+    path: Path, param: str = "dataset", check_stop: CheckStop = lambda: None
+) -> tuple[list[tuple[int, Row]], Findings]:
     """The rows of a JSONL file by line number. Raises `UserError`: `bad_rows`, `empty_dataset`;
-    `param` is the field that they name."""
+    `param` is the field that they name. Asks between chunks whether to stop."""
     findings = Findings()
-    found = [(n, findings.add(n, content)) for n, content in _lines(path)]
+    found = [(n, findings.add(n, content)) for n, content in _lines(path, check_stop)]
     findings.check(param)
     return [(line, row) for line, row in found if row is not None], findings
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, check_stop: CheckStop) -> Iterator[tuple[int, bytes]]:
     lines = Lines()
     with path.open("rb") as file:
         for chunk in iter(partial(file.read, CHUNK_BYTES), b""):
+            check_stop()
             yield from lines.feed(chunk)
     yield from lines.end()
 

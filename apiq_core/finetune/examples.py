@@ -1,13 +1,13 @@
 """Rows as tokens, each with whether it carries loss."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
 from apiq_core.events import CheckStop
+from apiq_core.finetune.chat import UnfitChat, chat_segments
 from apiq_core.finetune.rows import Row, Segment
 
 SHOWN_LINES = 20
@@ -48,15 +48,22 @@ def to_examples(
 
     A row longer than `max_length` loses its end with `truncate`, and is left out where nothing
     that carries loss remains. Raises `UserError`: `rows_too_long` without `truncate`,
-    `no_chat_template`, `nothing_to_learn`.
+    `no_chat_template`, `chat_template_refuses`, `unusable_chat_template`, `nothing_to_learn`.
     """
     examples: list[Example] = []
     left_out = 0
     too_long: list[int] = []
+    unfit: list[tuple[int, UnfitChat]] = []
     for number, (line, row) in enumerate(rows):
         if number % POLLED_ROWS == 0:
             check_stop()
-        example = tokenize(row, tokenizer)
+        try:
+            example = tokenize(row, tokenizer)
+        except UnfitChat as error:
+            unfit.append((line, error))
+            if len(unfit) > SHOWN_LINES:
+                break
+            continue
         if len(example) > max_length:
             too_long.append(line)
             example = cut(example, max_length)
@@ -64,22 +71,26 @@ def to_examples(
             examples.append(example)
         else:
             left_out += 1
+    if unfit:
+        first = unfit[0][1]
+        alike = [line for line, error in unfit if error.code == first.code]
+        raise UnfitChat(first.code, first.reason, _lines(alike), alike[:SHOWN_LINES])
     if too_long and not truncate:
-        lines = ", ".join(map(str, too_long[:SHOWN_LINES]))
         rows_have = "1 row has" if len(too_long) == 1 else f"{len(too_long)} rows have"
         raise UserError(
             "rows_too_long",
-            f"{rows_have} more than {max_length} tokens: line {lines}"
-            + (", ..." if len(too_long) > SHOWN_LINES else "")
-            + "; legal: shorter rows, a larger max_length, or truncate: true",
+            f"{rows_have} more than {max_length} tokens: {_lines(too_long)}; legal: shorter rows, "
+            "a larger max_length, or truncate: true",
             param="max_length",
             value=max_length,
         )
     if not examples:
         raise UserError(
             "nothing_to_learn",
-            f"no row has a token that carries loss within its first {max_length}",
-            param="dataset",
+            f"no row has a token that carries loss within its first {max_length}; legal: a larger "
+            "max_length, or rows that carry loss earlier",
+            param="max_length",
+            value=max_length,
         )
     return Examples(examples, len(too_long), left_out)
 
@@ -128,87 +139,25 @@ def cut(example: Example, length: int) -> Example:
     return Example(example.tokens[:length], example.learned[:length])
 
 
-def windows(tokens: Sequence[int], length: int) -> list[Example]:
-    """A plain text as examples of `length` tokens that follow each other; all tokens are learned.
+def windows(tokens: Sequence[int], length: int, first: Sequence[int]) -> list[Example]:
+    """A plain text as examples of `length` tokens: `first`, then tokens that follow each other,
+    all of which are learned.
 
-    What is left at the end is an example too, if it is long enough to predict anything.
+    What is left at the end is an example too, if it is long enough to predict anything. Each token
+    takes 8 bytes: equal numbers are one object, and windows of one length share what is learned.
     """
-    parts = [tuple(tokens[i : i + length]) for i in range(0, len(tokens), length)]
-    return [Example(part, (True,) * len(part)) for part in parts if len(part) > 1]
+    step = length - len(first)
+    learned = (False,) * len(first) + (True,) * step
+    known: dict[int, int] = {}
+    starts = range(0, len(tokens) - 1, step)
+    parts = ((*first, *(known.setdefault(t, t) for t in tokens[i : i + step])) for i in starts)
+    return [Example(p, learned if len(p) == length else learned[: len(p)]) for p in parts]
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What a model that was trained with a first token (BOS) sees first."""
     ids: list[int] = tokenizer("", verbose=False)["input_ids"][:1]
     return ids if ids and ids[0] == tokenizer.bos_token_id else []
-
-
-def chat_segments(
-    messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase
-) -> list[Segment]:
-    """A chat as the template writes it; what an assistant's turn adds behind its header is learned.
-
-    Raises `UserError` where there is no template, or none that writes turn after turn.
-    """
-    if tokenizer.chat_template is None:
-        raise UserError(
-            "no_chat_template",
-            "the rows are chats (messages), and the model has no chat template; legal: rows with "
-            "prompt and completion, or a model with a template",
-            param="dataset",
-        )
-    segments: list[Segment] = []
-    written = ""
-    for number, message in enumerate(messages):
-        if message["role"] == "assistant":
-            header = (
-                _render(tokenizer, messages[:number], add_generation_prompt=True)
-                if number
-                else _before(message["content"], _render(tokenizer, messages[:1]))
-            )
-            segments.append(Segment(_behind(header, written), False))
-            written = header
-        text = _render(tokenizer, messages[: number + 1])
-        segments.append(Segment(_behind(text, written), message["role"] == "assistant"))
-        written = text
-    return segments
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, str]],
-    *,
-    add_generation_prompt: bool = False,
-) -> str:
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise UserError(
-            "chat_template_refuses", f"the chat template refuses a row: {error}", param="dataset"
-        ) from None
-    return str(text)
-
-
-def _before(content: str, text: str) -> str:
-    """The header of an answer to nothing, for which no template can be asked; all of `text` where
-    `content` is not in it, so that nothing of it is learned."""
-    said = content.strip()
-    return text[: text.find(said)] if said and said in text else text
-
-
-def _behind(text: str, written: str) -> str:
-    if not text.startswith(written):
-        raise UserError(
-            "unusable_chat_template",
-            "the chat template rewrites earlier turns when one is added, so that it cannot be told "
-            "which tokens are the assistant's; legal: rows with prompt and completion",
-            param="dataset",
-        )
-    return text[len(written) :]
 
 
 def _first_answer(learned: Sequence[bool], first: int) -> tuple[int, int] | None:
@@ -218,6 +167,11 @@ def _first_answer(learned: Sequence[bool], first: int) -> tuple[int, int] | None
         return None
     end = next((i for i in range(begin, len(learned)) if not learned[i]), len(learned))
     return begin, end
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    more = ", ..." if len(numbers) > SHOWN_LINES else ""
+    return "line " + ", ".join(map(str, numbers[:SHOWN_LINES])) + more
 
 
 def _learned(segments: Sequence[Segment], offsets: Sequence[tuple[int, int]]) -> list[bool]:

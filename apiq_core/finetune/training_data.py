@@ -12,7 +12,8 @@ from apiq_core.finetune.batches import random_order, split
 from apiq_core.finetune.config import HELD_OUT_FRACTION, FinetuneConfig
 from apiq_core.finetune.data import read_rows
 from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
-from apiq_core.finetune.too_little_data import too_little_data
+from apiq_core.finetune.too_little_data import too_few_windows, too_little_data
+from apiq_core.text_tokens import text_tokens
 
 PLAIN_TEXT = ".txt"
 
@@ -50,7 +51,7 @@ def load_data(
     examples, counts = _read(dataset, tokenizer, config, "dataset", check_stop)
     files = {"dataset": counts}
     if validation is None:
-        members, held_out = _split(examples, config)
+        members, held_out = _split(examples, config, is_text=dataset.suffix == PLAIN_TEXT)
     else:
         more, files["validation"] = _read_validation(validation, tokenizer, config, check_stop)
         members = list(range(len(examples)))
@@ -72,9 +73,9 @@ def _read(
     check_stop: CheckStop,
 ) -> tuple[list[Example], FileCounts]:
     if file.suffix == PLAIN_TEXT:
-        examples = _read_text(file, tokenizer, config, param)
+        examples = _read_text(file, tokenizer, config, param, check_stop)
         return examples, FileCounts(rows=len(examples), duplicates=None, cut=0, left_out=0)
-    rows, findings = read_rows(file, param)
+    rows, findings = read_rows(file, param, check_stop)
     found = to_examples(
         rows, tokenizer, config.max_length, truncate=config.truncate, check_stop=check_stop
     )
@@ -87,12 +88,15 @@ def _read(
 
 
 def _read_text(
-    file: Path, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig, param: str
+    file: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    config: FinetuneConfig,
+    param: str,
+    check_stop: CheckStop,
 ) -> list[Example]:
-    text = file.read_text(encoding="utf-8")
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    first = first_tokens(tokenizer)
-    found = windows(ids, config.max_length - len(first))
+    with file.open(encoding="utf-8") as text:
+        ids = text_tokens(text, tokenizer, check_stop)
+    found = windows(ids, config.max_length, first_tokens(tokenizer))
     if not found:
         raise UserError(
             "too_little_data",
@@ -102,7 +106,7 @@ def _read_text(
             value=len(ids),
             legal={"at_least": 2},
         )
-    return [Example((*first, *w.tokens), (*(False for _ in first), *w.learned)) for w in found]
+    return found
 
 
 def _read_validation(
@@ -120,8 +124,14 @@ def _read_validation(
         raise
 
 
-def _split(examples: list[Example], config: FinetuneConfig) -> tuple[list[int], list[int]]:
+def _split(
+    examples: list[Example], config: FinetuneConfig, *, is_text: bool
+) -> tuple[list[int], list[int]]:
     try:
         return split(examples, config.validation_fraction or HELD_OUT_FRACTION, config.seed)
     except ValueError:
-        raise too_little_data(len(examples)) from None
+        if not is_text:
+            raise too_little_data(len(examples)) from None
+    (window,) = examples
+    step = config.max_length - window.learned.count(False)
+    raise too_few_windows(sum(window.learned), config.max_length, at_least=step + 2)

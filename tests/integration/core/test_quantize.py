@@ -227,6 +227,15 @@ def test_too_little_text_says_what_there_is_enough_for(
         assert str(caught.value.param).startswith("calibration.")
 
 
+def test_a_stop_order_is_heard_while_a_text_is_tokenized(tiny: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    with pytest.raises(Stopped):
+        quantize(
+            tiny, tmp_path / "out", small_config(), on_event=seen.append, should_stop=lambda: True
+        )
+    assert [event.data["phase"] for event in seen if event.type == "phase"] == ["calibrating"]
+
+
 def test_a_text_that_is_not_there_is_named_by_who_asks_for_it(tiny: Path, tmp_path: Path) -> None:
     for part in ("calibration", "evaluation"):
         config = small_config(**{part: {"source": "wikitext2"}})

@@ -1,6 +1,8 @@
 """Which tokens the model reads, and which of them carry loss."""
 
 import json
+import tracemalloc
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,11 @@ def example(tokenizer: PreTrainedTokenizerBase, **fields: Any) -> Example:
 
 def never() -> None:
     """Nobody asks to stop."""
+
+
+def chat(answer: str) -> Row:
+    messages = [CHAT[1], {"role": "assistant", "content": answer}]
+    return parse(json.dumps({"messages": messages}))
 
 
 def learned_text(tokenizer: PreTrainedTokenizerBase, found: Example) -> str:
@@ -116,21 +123,45 @@ def test_what_asks_nothing_has_no_answer(tokenizer: PreTrainedTokenizerBase, fir
 
 
 @pytest.mark.parametrize(
-    ("template", "code"),
+    ("template", "said"),
     [
-        (None, "no_chat_template"),
-        ("{{ messages[-1].content }}", "unusable_chat_template"),
-        ("{{ raise_exception('roles must alternate') }}", "chat_template_refuses"),
-        ("{{ messages[0].content + 1 }}", "chat_template_refuses"),
+        (None, None),
+        ("{{ raise_exception('No tools') if messages[-1].content == 'b' }}" + TEMPLATE, "refuses"),
+        ("{{ 'twice' if messages[-1].content == 'b' }}" + TEMPLATE, "rewrites"),
     ],
 )
-def test_templates_that_will_not_do(
-    tokenizer: PreTrainedTokenizerBase, template: str | None, code: str
+def test_the_lines_are_named_of_chats_that_a_template_does_not_take(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, said: str | None
 ) -> None:
     tokenizer.chat_template = template
-    with pytest.raises(UserError) as caught:
-        example(tokenizer, messages=CHAT)
-    assert caught.value.code == code
+    rows = [(line, chat("b" if line % 7 == 0 else "a")) for line in range(1, 161)]
+
+    def refused(rows: list[tuple[int, Row]]) -> UserError:
+        with pytest.raises(UserError) as caught:
+            to_examples(rows, tokenizer, 64, truncate=False, check_stop=never)
+        assert caught.value.param == "dataset"
+        return caught.value
+
+    if said is None:
+        assert refused(rows).code == "no_chat_template"
+        return
+    reason = {"refuses": "No tools", "rewrites": "it cannot be told"}[said]
+    assert f"the chat template {said} line 7, 14: {reason}" in refused(rows[:20]).message
+    error = refused(rows)
+    assert error.value == [*range(7, 141, 7)]
+    assert f"line {', '.join(map(str, error.value))}, ...: {reason}" in error.message
+
+
+def test_a_stop_order_is_heard_though_a_template_refuses(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.chat_template = "{{ 1 / 0 }}"
+
+    def check_stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        to_examples([(1, chat("a"))], tokenizer, 16, truncate=False, check_stop=check_stop)
 
 
 def test_long_rows_are_listed_or_cut(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -150,8 +181,10 @@ def test_long_rows_are_listed_or_cut(tokenizer: PreTrainedTokenizerBase) -> None
     first, second = found.kept
     assert len(first) == 16
     assert learned_text(tokenizer, second) == "short enough</s>"
-    with pytest.raises(UserError, match="no row has a token that carries loss"):
+    with pytest.raises(UserError, match="no row has a token that carries loss") as caught:
         to_examples(rows[2:], tokenizer, 16, truncate=True, check_stop=never)
+    assert (caught.value.param, caught.value.value) == ("max_length", 16)
+    assert "within its first 16; legal: a larger max_length, or " in caught.value.message
 
 
 def test_a_stop_order_is_heard_between_rows(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -172,6 +205,21 @@ def test_a_stop_order_is_heard_between_rows(tokenizer: PreTrainedTokenizerBase) 
 
 
 def test_windows_of_a_plain_text_follow_each_other() -> None:
-    found = windows(list(range(10)), 4)
+    found = windows(range(10), 4, [])
     assert [w.tokens for w in found] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
-    assert windows(list(range(9)), 4)[-1].tokens == (4, 5, 6, 7)  # a single token predicts nothing
+    assert [w.learned for w in found] == [(True,) * 4, (True,) * 4, (True,) * 2]
+    assert windows(range(9), 4, [])[-1].tokens == (4, 5, 6, 7)  # a single token predicts nothing
+    found = windows(range(5), 4, [9])
+    assert [w.tokens for w in found] == [(9, 0, 1, 2), (9, 3, 4)]
+    assert [w.learned for w in found] == [(False, True, True, True), (False, True, True)]
+    assert windows([5], 4, [9]) == windows([], 4, [9]) == []
+
+
+def test_a_token_of_a_plain_text_takes_a_few_bytes() -> None:
+    tokens = array("i", (1000 + i % 300 for i in range(100_000)))
+    tracemalloc.start()
+    found = windows(tokens, 500, [])
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 200
+    assert size < 10 * len(tokens)

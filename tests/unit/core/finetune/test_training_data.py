@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from apiq_core.errors import UserError
+from apiq_core import text_tokens
+from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event
+from apiq_core.finetune import data, training_data
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.training_data import TrainingData, load_data
 from apiq_core.tokenizer import load_tokenizer
@@ -152,11 +154,41 @@ def test_the_file_at_fault_is_named(
     [
         ("", 0, "the text has no token; legal: two or more"),
         ("a", 1, "the text has a single token; legal: two or more"),
-        ("a a", 1, "the dataset has one row to train on"),  # of two tokens
+        ("a a", 2, "the text has 2 tokens to train on, a single window; legal: two windows or "),
+        ("a" + " a" * 7, 8, "the text has 8 tokens to train on, a single window; legal: two"),
     ],
 )
-def test_a_text_of_a_token_or_two(files: Files, dataset: str, value: int, said: str) -> None:
+def test_a_text_of_one_window(files: Files, dataset: str, value: int, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        files.load(dataset)
+        files.load(dataset, max_length=8)
     assert caught.value.message.startswith(said)
     assert (caught.value.param, caught.value.value) == ("dataset", value)
+    if value > 1:
+        assert ": 10 tokens, or a max_length smaller than 8, or " in caught.value.message
+        assert caught.value.legal == {"at_least": 10}
+        assert len(files.load("a" + " a" * 9, max_length=8).examples) == 2
+
+
+@pytest.mark.parametrize("dataset", ["a text\n", ROWS])
+def test_a_stop_order_is_heard_while_a_file_is_read(
+    files: Files, dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def check_stop() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise Stopped
+
+    def never(*args: Any, **options: Any) -> None:
+        raise AssertionError("all was read")
+
+    monkeypatch.setattr(text_tokens, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(data, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(training_data, "to_examples", never)
+    monkeypatch.setattr(training_data, "windows", never)
+    file = files.write("data", dataset * 100)
+    config = FinetuneConfig()
+    with pytest.raises(Stopped):
+        load_data(file, None, files.tokenizer, config, files.events.append, check_stop)
