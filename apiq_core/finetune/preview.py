@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from apiq_core.finetune.chat import UnfitChat
 from apiq_core.finetune.data import Findings, Lines
 from apiq_core.finetune.examples import Example, Reading, first_tokens, read
 
@@ -67,7 +68,10 @@ def preview_rows(content: bytes, tokenizer: PreTrainedTokenizerBase, max_length:
     for number, line in (*lines.feed(content), *lines.end()):
         row = findings.add(number, line)
         assert row is not None
-        reading = read(row, tokenizer)
+        try:
+            reading = read(row, tokenizer)
+        except UnfitChat as error:
+            raise UnfitChat(error.code, error.reason, f"line {number}", [number]) from None
         found.counts.add(reading.example)
         if len(found.rows) < SHOWN_ROWS:
             found.rows.append(_shown(reading, tokenizer))

@@ -64,20 +64,24 @@ def train(run: Run) -> State:
         try:
             if is_due and _last_scored(state) != state.step:
                 best = _score(run, state, parameters, best)
-            if state.step == total or state.scores_since_best >= patience:
+            is_scored = _last_scored(state) == state.step
+            is_last = state.step == total or state.scores_since_best >= patience
+            is_kept = is_last or state.step % save_every == 0
+            if is_kept and is_scored:
                 save()
+            if is_last:
                 break
             gradients = _finite_gradients(run, state, parameters, optimizer)
-            if state.step % save_every == 0:
-                save()  # only now: one whose loss is not finite is none to go back to
+            if is_kept and not is_scored:
+                save()  # only now: to what has no finite loss there is no going back
             _update(run, state, optimizer, gradients)
         except Stopped:
             optimizer.zero_grad(set_to_none=True)  # of a step that may not be whole
-            if _has_finite_loss(run, state):
+            if _last_scored(state) == state.step or _has_finite_loss(run, state):
                 save()
             raise
         except NotFinite as error:
-            state, best = _roll_back(run, state, parameters, optimizer, best, str(error))
+            state, best = _roll_back(run, state, parameters, optimizer, str(error))
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(best[name])
@@ -240,13 +244,9 @@ def _roll_back(
     state: State,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
     what: str,
 ) -> tuple[State, dict[str, Tensor]]:
-    """To the last checkpoint, at half the learning rate: `what` is not finite.
-
-    Where nothing was trained yet there is none, and nothing to undo.
-    """
+    """To the last checkpoint, at half the learning rate: `what` is not finite."""
     factor = state.lr_factor / 2
     if factor < 0.5**ROLLBACKS:
         raise UserError(
@@ -256,24 +256,17 @@ def _roll_back(
             param="lr",
             value=run.config.lr,
         )
-    if state.step > 0:
-        state, best = _last_checkpoint(run, parameters, optimizer)
-    message = f"{what} was not finite; back to step {state.step}, at half the learning rate"
-    run.on_event(Event("warning", {"code": "diverged", "message": message}))
-    state.lr_factor = factor
-    return state, best
-
-
-def _last_checkpoint(
-    run: Run, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> tuple[State, dict[str, Tensor]]:
     try:
         found = checkpoint.load(run.checkpoint_file, parameters, optimizer, run.identity)
     except checkpoint.Unusable as error:
         raise InfraError("checkpoint_lost", f"the last checkpoint {error}") from None
     if found is None:
         raise InfraError("checkpoint_lost", "the last checkpoint is gone from the disk")
-    return found
+    earlier, best = found
+    message = f"{what} was not finite; back to step {earlier.step}, at half the learning rate"
+    run.on_event(Event("warning", {"code": "diverged", "message": message}))
+    earlier.lr_factor = factor
+    return earlier, best
 
 
 def _halve_micro_batch(run: Run, state: State, error: RuntimeError) -> None:

@@ -30,6 +30,7 @@ def report(*, bits: float | None = 2.0, model: str = "me/tiny", **config: Any) -
         peak_memory_bytes={"training": 1},
         projected_memory_bytes={},
         device="cpu",
+        matmul_dtype="bfloat16",
     )
 
 
