@@ -27,7 +27,7 @@ from starlette.routing import Match
 
 from api.validation import FieldError, describe, model_in, pointer_to, quoted
 from apiq_core.errors import ApiQError
-from apiq_core.finetune.data import BadRows
+from apiq_core.finetune.data.read import BadRows
 from jobs.database import is_away, is_full
 from jobs.errors import JobError, StoreUnavailable
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from apiq_core.config import PER_CHANNEL, QuantizeConfig
 from apiq_core.errors import ApiQError, UserError
 from apiq_core.finetune.config import OF_A_NEW_ADAPTER
-from apiq_core.finetune.too_little_data import too_little_data
+from apiq_core.finetune.data.too_little_data import too_little_data
 from apiq_core.inspect import ModelFacts
 from jobs import datasets, models, repository
 from jobs.datasets import Dataset

@@ -21,7 +21,7 @@ from api.ids import DatasetId
 from api.problems import ApiError, keyed
 from apiq_core.errors import ApiQError
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.rows import Row
+from apiq_core.finetune.data.rows import Row
 from jobs import datasets
 from jobs.datasets import Dataset, from_hub
 from jobs.datasets.hub_splits import HubDataset

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
-from apiq_core.finetune.rows import Row
+from apiq_core.finetune.data.rows import Row
 from jobs.datasets import Dataset
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from apiq_core.events import CheckStop, Event, OnEvent
-from apiq_core.finetune.batches import token_batches
-from apiq_core.finetune.examples import Example
+from apiq_core.finetune.data.batches import token_batches
+from apiq_core.finetune.data.examples import Example
 from apiq_core.finetune.memory import is_out_of_memory
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")

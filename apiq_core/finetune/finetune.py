@@ -19,21 +19,21 @@ from apiq_core.finetune import processes
 from apiq_core.finetune.answers import exact_match, questions
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import HELD_OUT_FRACTION, NEW_RANK, FinetuneConfig
-from apiq_core.finetune.examples import Example
+from apiq_core.finetune.data.examples import Example
+from apiq_core.finetune.data.training_data import load_data
 from apiq_core.finetune.identity import identify
 from apiq_core.finetune.memory import keep_few_kernels
 from apiq_core.finetune.methods import METHODS
 from apiq_core.finetune.mixed_precision import use_matmul_dtype
-from apiq_core.finetune.model_card import model_card
-from apiq_core.finetune.packed_model import load_model, packed_layers, packed_width
+from apiq_core.finetune.packed.packed_model import load_model, packed_layers, packed_width
 from apiq_core.finetune.parameters import trained_parameters
-from apiq_core.finetune.projection import Shape, Training, projected
-from apiq_core.finetune.report import FinetuneReport, Scores
-from apiq_core.finetune.report_html import report_html
+from apiq_core.finetune.reports.model_card import model_card
+from apiq_core.finetune.reports.projection import Shape, Training, projected
+from apiq_core.finetune.reports.report import FinetuneReport, Scores
+from apiq_core.finetune.reports.report_html import report_html
 from apiq_core.finetune.run import Run
 from apiq_core.finetune.scoring import mean_loss
 from apiq_core.finetune.train import train
-from apiq_core.finetune.training_data import load_data
 from apiq_core.formats import compressed_tensors_mixed
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
@@ -67,7 +67,7 @@ def finetune(
     report.json and README.md beside it.
 
     `model_dir` is a quantize job's `model/` or a full-precision checkpoint, `adapter_dir` the
-    job's `adapter/`, or None if there is none. `dataset` is JSONL (`apiq_core.finetune.rows`) or,
+    job's `adapter/`, or None if there is none. `dataset` is JSONL (`data.rows`) or,
     as `.txt`, plain text; `validation` is a file alike that is held out, or None for a share of
     `dataset`. `base_name` is what the card calls the base, a quantize job if `is_job`, an id of
     the hub if `is_on_hub`, and `model_name` the model that it is of. `bits` and `group_size` say to

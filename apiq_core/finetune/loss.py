@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from apiq_core.device import matmul_dtype
-from apiq_core.finetune.batches import IGNORED
+from apiq_core.finetune.data.batches import IGNORED
 from apiq_core.skeleton import LOGIT_TOKENS
 
 

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from apiq_core.events import CheckStop, OnEvent
 from apiq_core.finetune import processes
-from apiq_core.finetune.batches import epoch_batches, pad
 from apiq_core.finetune.config import SCORES, FinetuneConfig
-from apiq_core.finetune.examples import Example
+from apiq_core.finetune.data.batches import epoch_batches, pad
+from apiq_core.finetune.data.examples import Example
 
 
 @dataclass

@@ -6,7 +6,7 @@ import torch
 
 from apiq_core.errors import InfraError
 from apiq_core.finetune import processes
-from apiq_core.finetune.batches import token_batches
+from apiq_core.finetune.data.batches import token_batches
 from apiq_core.finetune.loss import summed_loss
 from apiq_core.finetune.memory import is_out_of_memory
 from apiq_core.finetune.run import Run

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from apiq_core.finetune.batches import LENGTH_STEP
+from apiq_core.finetune.data.batches import LENGTH_STEP
 from apiq_core.finetune.memory import KERNELS
 from benchmarks.core.cells import Cell
 from benchmarks.core.contenders import CLOSED_FORM

@@ -7,7 +7,7 @@ need not be read, `finish` for what is not legal as a whole.
 import codecs
 
 from apiq_core.errors import UserError
-from apiq_core.finetune.data import Findings, Lines
+from apiq_core.finetune.data.read import Findings, Lines
 from jobs.datasets.files import ROWS, TEXT
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from apiq_core.finetune.data import MAX_LINE_BYTES, Findings, Lines
-from apiq_core.finetune.rows import Row, Segment
+from apiq_core.finetune.data.read import MAX_LINE_BYTES, Findings, Lines
+from apiq_core.finetune.data.rows import Row, Segment
 from jobs.artifacts import ArtifactStore
 from jobs.datasets import Dataset
 from jobs.datasets.files import TEXT, dataset_key

@@ -1,6 +1,6 @@
 """How a dataset begins in a model's tokens, and how many it has: asked of a process of its own.
 
-Nothing here loads transformers; `apiq_core.finetune.preview_process` does.
+Nothing here loads transformers; `apiq_core.finetune.data.preview_process` does.
 """
 
 import json
@@ -25,7 +25,7 @@ TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class TokenPreview:
-    """As `apiq_core.finetune.preview.Preview`; `is_partial`: only the beginning was read."""
+    """As `apiq_core.finetune.data.preview.Preview`; `is_partial`: only the beginning was read."""
 
     rows: list[dict[str, Any]]
     counts: dict[str, Any]
@@ -72,7 +72,9 @@ def _beginning(store: ArtifactStore, dataset: Dataset) -> bytes:
 def _ask(model_dir: Path, kind: str, max_length: int, content: bytes) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            command("apiq_core.finetune.preview_process", str(model_dir), kind, str(max_length)),
+            command(
+                "apiq_core.finetune.data.preview_process", str(model_dir), kind, str(max_length)
+            ),
             input=content,
             capture_output=True,
             timeout=TIMEOUT_S,

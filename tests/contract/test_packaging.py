@@ -48,7 +48,7 @@ asyncio.run(main())
 PREVIEW = """
 import json, runpy, sys
 sys.modules |= dict.fromkeys(json.loads(sys.argv.pop(1)))  # None: not to be found
-runpy.run_module("apiq_core.finetune.preview_process", run_name="__main__")
+runpy.run_module("apiq_core.finetune.data.preview_process", run_name="__main__")
 """
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apiq_core.errors import UserError
-from apiq_core.finetune.data import MAX_LINE_BYTES, BadRows, Lines
+from apiq_core.finetune.data.read import MAX_LINE_BYTES, BadRows, Lines
 from jobs.datasets.contents import Content, RowsContent, TextContent
 
 ROWS = [

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from apiq_core.device import compute_dtype
 from apiq_core.finetune.loss import summed_loss
 from apiq_core.finetune.mixed_precision import use_matmul_dtype
-from apiq_core.finetune.packed_model import load_model
+from apiq_core.finetune.packed.packed_model import load_model
 from benchmarks.core.measure.memory import largest
 
 WORDS = 500  # any ids that every vocabulary has

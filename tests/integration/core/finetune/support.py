@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from apiq_core.config import QuantizeConfig
 from apiq_core.events import Event
-from apiq_core.finetune.batches import pad
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.data import read_rows
-from apiq_core.finetune.examples import tokenize
+from apiq_core.finetune.data.batches import pad
+from apiq_core.finetune.data.examples import tokenize
+from apiq_core.finetune.data.read import read_rows
 from apiq_core.finetune.finetune import finetune
-from apiq_core.finetune.report import FinetuneReport
+from apiq_core.finetune.reports.report import FinetuneReport
 from apiq_core.quantize import quantize
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny

@@ -16,7 +16,7 @@ import apiq_core.finetune.run as running
 import apiq_core.finetune.train as training
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event
-from apiq_core.finetune import batches
+from apiq_core.finetune.data import batches
 from apiq_core.finetune.finetune import finetune
 from apiq_core.reports.model_card import UNPACK
 from tests.integration.core.finetune.support import config, quantized, run, stock_loss, stop_after
@@ -66,7 +66,7 @@ def test_what_is_published_is_what_was_scored(base: Path, sums: Path, tmp_path: 
     """The loss of the report is that of the file, read by stock tools, on the held-out rows."""
     lines = sums.read_text().splitlines()
     report = run(base, sums, tmp_path / "out", config())
-    from apiq_core.finetune.batches import split
+    from apiq_core.finetune.data.batches import split
 
     held_out = split([None] * len(lines), 0.2, 0)[1]  # type: ignore[list-item]
     (tmp_path / "held_out.jsonl").write_text("\n".join(lines[i] for i in held_out))

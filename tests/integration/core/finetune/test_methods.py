@@ -13,11 +13,11 @@ from torch import nn
 import apiq_core.finetune.finetune as finetuning
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event
-from apiq_core.finetune import l4q
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.finetune import finetune
-from apiq_core.finetune.l4q_linear import L4QLinear
-from apiq_core.finetune.packed_model import load_model
+from apiq_core.finetune.methods import l4q
+from apiq_core.finetune.methods.l4q_linear import L4QLinear
+from apiq_core.finetune.packed.packed_model import load_model
 from tests.integration.core.finetune.support import (
     config,
     quantized,

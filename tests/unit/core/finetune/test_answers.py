@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 import apiq_core.finetune.answers as answers
 from apiq_core.events import Event
 from apiq_core.finetune.answers import Question, exact_match, final_number, questions
-from apiq_core.finetune.examples import tokenize
-from apiq_core.finetune.rows import parse
+from apiq_core.finetune.data.examples import tokenize
+from apiq_core.finetune.data.rows import parse
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiq_core.finetune.batches import IGNORED, epoch_batches, pad, split, token_batches
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.examples import Example
+from apiq_core.finetune.data.batches import IGNORED, epoch_batches, pad, split, token_batches
+from apiq_core.finetune.data.examples import Example
 from apiq_core.finetune.train import lr_at
 
 CPU = torch.device("cpu")

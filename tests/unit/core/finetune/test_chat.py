@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
-from apiq_core.finetune.chat import SHOWN_CHARACTERS, UnfitChat, chat_segments
+from apiq_core.finetune.data.chat import SHOWN_CHARACTERS, UnfitChat, chat_segments
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 

@@ -12,8 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import Stopped, UserError
-from apiq_core.finetune.examples import Example, cut, to_examples, tokenize, windows
-from apiq_core.finetune.rows import Row, parse
+from apiq_core.finetune.data.examples import Example, cut, to_examples, tokenize, windows
+from apiq_core.finetune.data.rows import Row, parse
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 

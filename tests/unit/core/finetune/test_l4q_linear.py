@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apiq_core.finetune import l4q_linear
-from apiq_core.finetune.l4q_linear import L4QLinear
-from apiq_core.finetune.packed_linear import PackedLinear
+from apiq_core.finetune.methods import l4q_linear
+from apiq_core.finetune.methods.l4q_linear import L4QLinear
+from apiq_core.finetune.packed.packed_linear import PackedLinear
 from apiq_core.quantizer import (
     affine_parameters,
     extrema,

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 import apiq_core.finetune.loss as loss
-from apiq_core.finetune.batches import IGNORED
+from apiq_core.finetune.data.batches import IGNORED
 from tests.tiny_models import make_tiny
 
 

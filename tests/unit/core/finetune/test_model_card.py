@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.model_card import PLACEHOLDER, model_card
-from apiq_core.finetune.report import FinetuneReport, Scores
+from apiq_core.finetune.reports.model_card import PLACEHOLDER, model_card
+from apiq_core.finetune.reports.report import FinetuneReport, Scores
 
 
 def report(*, bits: float | None = 2.0, model: str = "me/tiny", **config: Any) -> FinetuneReport:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from apiq_core.finetune.packed_linear import PackedLinear
+from apiq_core.finetune.packed.packed_linear import PackedLinear
 from apiq_core.quantizer import QuantizedWeight, round_to_nearest
 
 

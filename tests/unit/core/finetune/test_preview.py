@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from apiq_core.finetune.examples import tokenize
-from apiq_core.finetune.preview import SHOWN_TOKENS, preview_rows, preview_text
-from apiq_core.finetune.rows import parse
+from apiq_core.finetune.data.examples import tokenize
+from apiq_core.finetune.data.preview import SHOWN_TOKENS, preview_rows, preview_text
+from apiq_core.finetune.data.rows import parse
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 
@@ -87,7 +87,13 @@ def test_a_text(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def run(model_dir: Path, content: bytes) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-m", "apiq_core.finetune.preview_process", str(model_dir), "rows"]
+    command = [
+        sys.executable,
+        "-m",
+        "apiq_core.finetune.data.preview_process",
+        str(model_dir),
+        "rows",
+    ]
     command.append("512")
     return subprocess.run(command, input=content, capture_output=True)
 

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import linear
 
-from apiq_core.finetune.qa_lora import GroupedLinear
+from apiq_core.finetune.methods.qa_lora import GroupedLinear
 
 RANK, GROUPS, GROUP_SIZE = 3, 4, 32
 

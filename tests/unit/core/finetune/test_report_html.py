@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from apiq_core.finetune.projection import LLAMAS, Shape, Training, training_bytes
-from apiq_core.finetune.report_html import report_html
+from apiq_core.finetune.reports.projection import LLAMAS, Shape, Training, training_bytes
+from apiq_core.finetune.reports.report_html import report_html
 from tests.unit.core.reports.pages import Page
 
 HOSTILE = "</title><script>alert(1)</script>"

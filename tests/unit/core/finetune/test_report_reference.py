@@ -6,8 +6,8 @@ import pytest
 from pydantic import BaseModel
 
 from apiq_core.finetune.checkpoint import Point
-from apiq_core.finetune.report import FinetuneReport, Scores
-from apiq_core.finetune.training_data import FileCounts
+from apiq_core.finetune.data.training_data import FileCounts
+from apiq_core.finetune.reports.report import FinetuneReport, Scores
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "reference" / "finetune-report.md"
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from apiq_core.errors import UserError
-from apiq_core.finetune import data
-from apiq_core.finetune.data import MAX_LINE_BYTES, SHOWN_BAD_ROWS, read_rows
-from apiq_core.finetune.rows import BadRow, Segment, parse
+from apiq_core.finetune.data import read as data
+from apiq_core.finetune.data.read import MAX_LINE_BYTES, SHOWN_BAD_ROWS, read_rows
+from apiq_core.finetune.data.rows import BadRow, Segment, parse
 
 
 def row(**fields: Any) -> str:

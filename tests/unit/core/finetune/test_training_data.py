@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from apiq_core import text_tokens
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event
-from apiq_core.finetune import data, training_data
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.training_data import TrainingData, load_data
+from apiq_core.finetune.data import read as data
+from apiq_core.finetune.data import training_data
+from apiq_core.finetune.data.training_data import TrainingData, load_data
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
 

@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
 from apiq_core.events import CheckStop, Event, OnEvent
-from apiq_core.finetune.batches import random_order, split
 from apiq_core.finetune.config import HELD_OUT_FRACTION, FinetuneConfig
-from apiq_core.finetune.data import read_rows
-from apiq_core.finetune.examples import Example, first_tokens, to_examples, windows
-from apiq_core.finetune.too_little_data import too_few_windows, too_little_data
+from apiq_core.finetune.data.batches import random_order, split
+from apiq_core.finetune.data.examples import Example, first_tokens, to_examples, windows
+from apiq_core.finetune.data.read import read_rows
+from apiq_core.finetune.data.too_little_data import too_few_windows, too_little_data
 from apiq_core.text_tokens import text_tokens
 
 PLAIN_TEXT = ".txt"

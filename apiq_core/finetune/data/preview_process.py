@@ -1,6 +1,6 @@
 """A preview in a process of its own.
 
-    python -m apiq_core.finetune.preview_process MODEL_DIR rows|text MAX_LENGTH < DATA
+    python -m apiq_core.finetune.data.preview_process MODEL_DIR rows|text MAX_LENGTH < DATA
 
 prints a `Preview` as JSON, or {"error": ...} with exit code 2. Whoever asks need not load
 transformers; and a tokenizer or a chat template that never ends is ended by the limits here.
@@ -22,7 +22,7 @@ def main(model_dir: Path, kind: str, max_length: int) -> int:
     limit_process(cpu_s=CPU_S, memory_bytes=MEMORY_BYTES)
     # as if it were not installed: transformers would load it for seconds, for no tokenizer's sake
     sys.modules["torch"] = None  # type: ignore[assignment]
-    from apiq_core.finetune.preview import preview_rows, preview_text
+    from apiq_core.finetune.data.preview import preview_rows, preview_text
     from apiq_core.tokenizer import load_tokenizer
 
     content = sys.stdin.buffer.read()

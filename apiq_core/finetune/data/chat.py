@@ -11,7 +11,7 @@ from itertools import takewhile
 from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
-from apiq_core.finetune.rows import Segment
+from apiq_core.finetune.data.rows import Segment
 
 Messages = Sequence[Mapping[str, str]]
 

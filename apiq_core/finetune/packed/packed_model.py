@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.config import PER_CHANNEL
 from apiq_core.errors import UserError
-from apiq_core.finetune.packed_linear import PackedLinear
+from apiq_core.finetune.packed.packed_linear import PackedLinear
 from apiq_core.formats import compressed_tensors, compressed_tensors_mixed
 from apiq_core.packing import WORD
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from apiq_core import __version__
 from apiq_core.finetune.checkpoint import Point
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.training_data import FileCounts
+from apiq_core.finetune.data.training_data import FileCounts
 
 
 def used_versions() -> dict[str, str]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from apiq_core.checkpoint import BACKEND, disk_errors, write_tensors, write_text
 from apiq_core.config import PER_CHANNEL, LayerSpec
-from apiq_core.finetune.packed_linear import PackedLinear
-from apiq_core.finetune.packed_model import SUFFIXES, layout_of, packed_layers
+from apiq_core.finetune.packed.packed_linear import PackedLinear
+from apiq_core.finetune.packed.packed_model import SUFFIXES, layout_of, packed_layers
 from apiq_core.formats import compressed_tensors
 from apiq_core.inspect import COMPANIONS, INDEX_FILE, read_json, weight_files
 

@@ -14,10 +14,10 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from apiq_core.errors import UserError
-from apiq_core.finetune import adapter
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
-from apiq_core.finetune.packed_model import packed_layers
+from apiq_core.finetune.methods import adapter
+from apiq_core.finetune.packed.packed_model import packed_layers
 from apiq_core.finetune.parameters import is_trained
 
 NAME = "default"  # PEFT's, of the one adapter

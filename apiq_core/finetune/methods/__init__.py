@@ -9,7 +9,7 @@ A method is a module with
 
 from types import ModuleType
 
-from apiq_core.finetune import adapter, l4q, qa_lora
 from apiq_core.finetune.config import Method
+from apiq_core.finetune.methods import adapter, l4q, qa_lora
 
 METHODS: dict[Method, ModuleType] = {"lora": adapter, "qa-lora": qa_lora, "l4q": l4q}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apiq_core.errors import UserError
 from apiq_core.events import CheckStop
-from apiq_core.finetune.rows import BadRow, Row, parse
+from apiq_core.finetune.data.rows import BadRow, Row, parse
 
 SHOWN_BAD_ROWS = 20
 MAX_LINE_BYTES = 2**20

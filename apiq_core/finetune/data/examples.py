@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from apiq_core.errors import UserError
 from apiq_core.events import CheckStop
-from apiq_core.finetune.chat import UnfitChat, chat_segments
-from apiq_core.finetune.rows import Row, Segment
+from apiq_core.finetune.data.chat import UnfitChat, chat_segments
+from apiq_core.finetune.data.rows import Row, Segment
 
 SHOWN_LINES = 20
 POLLED_ROWS = 100  # are tokenized between two questions whether to stop

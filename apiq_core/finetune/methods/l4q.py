@@ -17,13 +17,13 @@ from apiq_core.adapters import PEFT_PREFIX
 from apiq_core.adapters.lora import LowRank, random_start
 from apiq_core.config import GROUP_SIZES, PER_CHANNEL, WIDTHS, LayerSpec, QuantizeConfig
 from apiq_core.errors import UserError
-from apiq_core.finetune.adapter import WEIGHTS_FILE, check_nothing_new
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import NEW_RANK, FinetuneConfig
-from apiq_core.finetune.l4q_linear import L4QLinear, device_of
-from apiq_core.finetune.packed_checkpoint import write_checkpoint
-from apiq_core.finetune.packed_linear import PackedLinear
-from apiq_core.finetune.packed_model import packed_layers, replace_layer
+from apiq_core.finetune.methods.adapter import WEIGHTS_FILE, check_nothing_new
+from apiq_core.finetune.methods.l4q_linear import L4QLinear, device_of
+from apiq_core.finetune.packed.packed_checkpoint import write_checkpoint
+from apiq_core.finetune.packed.packed_linear import PackedLinear
+from apiq_core.finetune.packed.packed_model import packed_layers, replace_layer
 from apiq_core.finetune.parameters import is_trained
 from apiq_core.inspect import inspect_model
 from apiq_core.quantizer import SCALE_DTYPE, search_clipping, to_groups

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from apiq_core.finetune.examples import Example
+from apiq_core.finetune.data.examples import Example
 
 GROUPED_BATCHES = 32  # so many batches are sorted by length together
 LENGTH_STEP = 16  # of few lengths there are few kernels, and memory that is freed fits again

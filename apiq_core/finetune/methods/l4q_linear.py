@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apiq_core.finetune.packed_linear import PackedLinear
+from apiq_core.finetune.packed.packed_linear import PackedLinear
 from apiq_core.quantizer import QuantizedWeight, round_scale, straight_through, to_integers
 
 PART_WEIGHTS = 2**22  # that are quantized at a time: a dozen temporary tensors of as many numbers

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from apiq_core.finetune.chat import UnfitChat
-from apiq_core.finetune.data import Findings, Lines
-from apiq_core.finetune.examples import Example, Reading, first_tokens, read
+from apiq_core.finetune.data.chat import UnfitChat
+from apiq_core.finetune.data.examples import Example, Reading, first_tokens, read
+from apiq_core.finetune.data.read import Findings, Lines
 
 SHOWN_ROWS = 3
 SHOWN_TOKENS = 1000  # of a row

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from apiq_core.finetune.report_chart import curves
+from apiq_core.finetune.reports.report_chart import curves
 from apiq_core.reports.html.markup import Html, join
 from apiq_core.reports.html.page import flat, page, tile_row, time_and_memory
 from apiq_core.reports.html.parts import facts, legend, note, row, section, swatch, table

@@ -1,7 +1,7 @@
 """`README.md` of what was finetuned: what it is, how good it is, and the lines that load it."""
 
 from apiq_core.finetune.config import Method, Train
-from apiq_core.finetune.report import FinetuneReport
+from apiq_core.finetune.reports.report import FinetuneReport
 from apiq_core.reports.markdown import code, plain
 from apiq_core.reports.model_card import READERS, UNPACK, front_matter
 

@@ -1,0 +1,1 @@
+"""What is trained on: files of rows, as tokens, in batches."""

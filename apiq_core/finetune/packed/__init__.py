@@ -1,0 +1,1 @@
+"""A model whose weights stay packed integers while something is trained around them."""
