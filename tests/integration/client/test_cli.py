@@ -248,9 +248,8 @@ class TestFinetune:
         assert rest.splitlines()[-3:] == [
             "succeeded",
             f"download it  apiq artifacts download {job.id}",
-            f"its base     apiq artifacts download {base.id} 'model/*'",
+            f"its base     apiq artifacts download {base.id} 'model/*' --dir {job.id}/base",
         ]
-        apiq("artifacts", "download", base.id, "model/*")
 
     def test_a_base_that_fails(self, apiq: Command, live: Live, dataset: str) -> None:
         process = apiq.start("finetune", "tiny", dataset, "--bits", "2", "--wait")
