@@ -43,7 +43,7 @@ MaxRuntime = Annotated[
 ]
 Metadata = Annotated[
     list[str] | None,
-    typer.Option(help="KEY=VALUE that is kept with the job and never read; may repeat."),
+    typer.Option(metavar="KEY=VALUE", help="Kept with the job and never read; may repeat."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the job has finished.")]
 Download = Annotated[
