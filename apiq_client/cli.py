@@ -57,17 +57,15 @@ def options(
 @app.command()
 def version(json: AsJson = False) -> None:
     """Versions of this command and of the server."""
-    versions = {"client": installed_version("apiq")}
-    try:
-        with Client() as client:
-            versions |= {"server": client.version()["version"], "url": client.url}
-    except ApiqError as error:
-        versions["server"] = f"none: {error.message}"
+    own = installed_version("apiq")
+    if not json:
+        out.print(f"client  {own}")  # also where no server answers
+    with Client() as client:
+        server = client.version()["version"]
     if json:
-        print_json(versions)
-        return
-    for name, value in versions.items():
-        out.print(f"{name:8}{value}")
+        print_json({"client": own, "server": server, "url": client.url})
+    else:
+        out.print(f"server  {server}\nurl     {client.url}")
 
 
 # of the settings, so of how the command was called

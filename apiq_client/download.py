@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -31,8 +32,9 @@ def check_directory(directory: Path, job_id: str | None) -> None:
     if there != job_id:
         raise ApiqError(
             "directory_taken",
-            f"{directory} has the files of {there}; legal: another directory, or that one emptied "
-            f"(`apiq artifacts download {there} --dir {directory}` goes on with those)",
+            f"the folder {directory.resolve()} has the files of another job, {there}; legal: "
+            f"another folder, or that one emptied (`apiq artifacts download {there} --dir "
+            f"{shlex.quote(str(directory))}` goes on with those)",
         )
 
 

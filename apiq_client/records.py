@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+STATES = ("queued", "running", "cancelling", "succeeded", "failed", "cancelled")
+TERMINAL_STATES = frozenset(STATES[3:])
 
 
 class _Record(BaseModel):
@@ -17,7 +18,7 @@ class Job(_Record):
 
     id: str
     type: str
-    state: str  # queued, running, cancelling, succeeded, failed, cancelled
+    state: str  # one of STATES
     phase: str | None = None  # what a running job is doing
     attempt: int = 0
     event_seq: int = 0  # of its latest event; grows whenever the job changes

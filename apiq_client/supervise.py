@@ -28,7 +28,8 @@ MAX_LOG_BYTES = 10 * 1024 * 1024
 INTERRUPTED = 128 + signal.SIGINT  # the exit code, as shells have it
 STOPPING = (
     f"stopping, which takes up to {STOP_WITHIN_S:.0f} s (Ctrl-C again: at once). A running job "
-    "goes back to the queue; the next `apiq up` goes on after its last finished block"
+    "goes back to the queue; the next `apiq up` goes on after its last block, or its last step of "
+    "training, that was stored"
 )
 PR_SET_PDEATHSIG = 1
 

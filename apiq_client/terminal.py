@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -139,6 +139,28 @@ def describe_eta(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"ETA {hours}:{minutes:02}:{rest:02}" if hours else f"ETA {minutes}:{rest:02}"
+
+
+def as_json_has_it(value: Any) -> str:
+    """`true`, and not `True`; text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def describe_data(data: Mapping[str, Any]) -> str:
+    """What an event says, on a line: figures to four digits, and nothing that is null or empty."""
+    told = {name: _in_words(value) for name, value in data.items() if value is not None}
+    return " ".join(f"{name}={words}" for name, words in told.items() if words)
+
+
+def _in_words(value: Any) -> str:
+    match value:
+        case float():
+            return f"{value:.4g}"
+        case list():
+            return ",".join(map(_in_words, value))
+        case {"code": code, "message": message}:  # an error
+            return f"{message} [{code}]"
+    return as_json_has_it(value)
 
 
 class _EtaColumn(ProgressColumn):

@@ -10,7 +10,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the hub.", show_default="main")
 ]
-Labels = Annotated[list[str] | None, typer.Option(help="KEY=VALUE to find the job by; may repeat.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="What to find the job by; may repeat."),
+]
 HubTokenFromEnv = Annotated[
     str | None,
     typer.Option(

@@ -35,7 +35,11 @@ def download(
     job_id: JobId,
     pattern: Annotated[
         list[str] | None,
-        typer.Argument(help="Only files like these: `model/*`, report.json.", show_default="all"),
+        typer.Argument(
+            metavar="PATTERN",
+            help="Only files like these: `model/*`, report.json.",
+            show_default="all",
+        ),
     ] = None,
     directory: Annotated[
         Path | None,
@@ -49,8 +53,10 @@ def download(
         ),
     ] = None,
 ) -> None:
-    """Fetch files, and the manifest with them; a broken download is continued, each sha256 is
-    verified."""
+    """Fetch files, and the manifest with them.
+
+    A broken download is continued, each sha256 is verified.
+    """
     with Client() as client:
         fetch(client, job_id, directory or Path(job_id), pattern or ["*"])
 

@@ -27,7 +27,10 @@ def upload(
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Upload a text, to use with `apiq quantize --calibration-source dataset:ID`, or rows."""
+    """Upload a text to calibrate on, or rows to train on.
+
+    A text is used by `apiq quantize --calibration-source dataset:ID`.
+    """
     with Client() as client:
         dataset = client.upload_dataset(file, name=name)
     if json:
@@ -46,8 +49,10 @@ def fetch(
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Let the server fetch a dataset of the hub: a split's files of rows (parquet, JSONL) or of
-    text."""
+    """Let the server fetch a dataset of the hub.
+
+    It takes a split's files of rows (parquet, JSONL) or of text.
+    """
     with Client() as client:
         dataset = client.fetch_dataset(
             hub,
@@ -65,7 +70,7 @@ def fetch(
 
 @app.command("list")
 def list_datasets(json: AsJson = False) -> None:
-    """What was uploaded."""
+    """All that was uploaded or fetched, newest first."""
     with Client() as client:
         datasets = client.datasets()
     if json:
@@ -103,7 +108,10 @@ def preview(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """The first rows as training reads them; what is learned is green, or in [brackets]."""
+    """The first rows as training reads them.
+
+    What is learned is green, or in [brackets].
+    """
     with Client() as client:
         found = client.preview_dataset(dataset_id, base=base, max_length=max_length)
     if json:

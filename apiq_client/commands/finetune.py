@@ -34,7 +34,9 @@ def finetune(
         float | None, typer.Option(help="Instead of --bits: a budget for each weight.")
     ] = None,
 ) -> Job:
-    """Submit a job that trains BASE on DATASET: its adapter, or with --method l4q its integers.
+    """Submit a job that trains BASE on DATASET.
+
+    What learns is its adapter, or with --method l4q its integers.
 
     With --bits BASE is a model, and the job waits for another one that quantizes it, as the
     --quantize-... options say.

@@ -15,16 +15,26 @@ from apiq_client.commands.arguments import (
     hub_token,
     parse_pairs,
 )
-from apiq_client.records import Job
+from apiq_client.records import STATES, Job
 from apiq_client.sdk import Client
-from apiq_client.terminal import describe_doing, out, print_json, print_table, printable
+from apiq_client.terminal import (
+    as_json_has_it,
+    describe_data,
+    describe_doing,
+    out,
+    print_json,
+    print_table,
+    printable,
+)
 
 app = typer.Typer(name="jobs", help="List, show, cancel, retry, delete.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_jobs(
-    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    state: Annotated[
+        str | None, typer.Option(metavar="|".join(STATES), help="Only jobs in this state.")
+    ] = None,
     job_type: Annotated[
         str | None,
         typer.Option("--type", metavar="quantize|finetune", help="Only jobs of this type."),
@@ -91,7 +101,7 @@ def cancel(job_id: JobId, json: AsJson = False) -> None:
 
 @app.command()
 def retry(job_id: JobId, hub_token_from_env: HubTokenFromEnv = None, json: AsJson = False) -> None:
-    """Submit a job that failed or was cancelled again, and print the new one's id."""
+    """Submit one that failed or was cancelled again; print the new id."""
     with Client() as client:
         job = client.retry(job_id, hub_token=hub_token(hub_token_from_env))
     if json:
@@ -123,7 +133,7 @@ def events(
             if json:
                 line = dumps(event.model_dump(mode="json"))  # in ASCII
             else:
-                data = " ".join(f"{key}={value}" for key, value in event.data.items())
+                data = describe_data(event.data)
                 told = f"{event.seq:>4}  {event.at:%H:%M:%S}  {event.type:10}  {data}"
                 line = printable(told.rstrip())
             sys.stdout.write(line + "\n")
@@ -134,7 +144,10 @@ def logs(
     job_id: JobId,
     tail: Annotated[int | None, typer.Option(min=1, help="Only the last so many lines.")] = None,
 ) -> None:
-    """What the process of a job printed; on a terminal without control characters."""
+    """What the process of a job printed.
+
+    On a terminal without control characters.
+    """
     with Client() as client:
         text = client.logs(job_id, tail=tail)
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
@@ -146,7 +159,8 @@ def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         elif value is not None:
-            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
+            values = value if isinstance(value, list) else [value]
+            yield prefix + name, ", ".join(map(as_json_has_it, values))
 
 
 def _how(job: Job) -> str:

@@ -13,7 +13,7 @@ from apiq_client.terminal import err, out, print_json, print_table
 
 app = typer.Typer(
     name="keys",
-    help="API keys, on the server's machine and with its APIQ_... settings.",
+    help="API keys, made on the server's machine. They need its APIQ_... settings.",
     no_args_is_help=True,
 )
 
@@ -32,6 +32,7 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="SCOPE",
             help="jobs:read, jobs:write, artifacts:read or admin; may repeat.",
             show_default="all but admin",
         ),

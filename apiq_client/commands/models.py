@@ -9,7 +9,7 @@ import typer
 
 from apiq_client import rooms
 from apiq_client.commands.arguments import AsJson
-from apiq_client.terminal import describe_bytes, print_json, print_table
+from apiq_client.terminal import describe_bytes, err, print_json, print_table
 
 app = typer.Typer(name="models", help="The models directory of this machine.", no_args_is_help=True)
 
@@ -31,9 +31,12 @@ def import_model(
     name: Annotated[str, typer.Option(help="The id under which jobs name it.")],
     models_dir: ModelsDir = None,
 ) -> None:
-    """Bring a model in, so that jobs find it under NAME."""
-    models_dir = models_dir or _default_models_dir()
-    models_dir.mkdir(parents=True, exist_ok=True)
+    """Bring a model in, so that jobs find it under NAME.
+
+    They are the jobs of an `apiq up` with the same data directory.
+    """
+    models_dir = _absolute(models_dir)
+    err.print(f"importing {source} to {models_dir / name}")
     options = ["--name", name, "--models-dir", str(models_dir)]
     rooms.run("apiq_core.import_model", source, *options, code="import_failed")
 
@@ -41,7 +44,7 @@ def import_model(
 @app.command("list")
 def list_models(models_dir: ModelsDir = None, json: AsJson = False) -> None:
     """The models that are there."""
-    models_dir = models_dir or _default_models_dir()
+    models_dir = _absolute(models_dir)
     rows: list[dict[str, Any]] = [
         {
             "id": config.parent.relative_to(models_dir).as_posix(),
@@ -54,6 +57,13 @@ def list_models(models_dir: ModelsDir = None, json: AsJson = False) -> None:
     if json:
         print_json({"models_dir": str(models_dir), "models": rows})
         return
+    if not rows:
+        err.print(
+            f"there is no model in {models_dir}; `apiq models import` brings one in, "
+            "--models-dir or APIQ_DATA_DIR names another directory"
+        )
+        return
+    err.print(f"in {models_dir}")
     print_table(
         ("ID", "TYPE", "WEIGHTS"),
         ((x["id"], x["model_type"], describe_bytes(x["size_bytes"])) for x in rows),
@@ -68,5 +78,7 @@ def _model_type(config: Path) -> str:
         return "?"
 
 
-def _default_models_dir() -> Path:
-    return Path(os.environ.get("APIQ_DATA_DIR", "apiq-data")) / "models"
+def _absolute(models_dir: Path | None) -> Path:
+    """Where no directory is named, that of an `apiq up` which is started from this one."""
+    data_dir = Path(os.environ.get("APIQ_DATA_DIR", "apiq-data"))
+    return (models_dir or data_dir / "models").resolve()

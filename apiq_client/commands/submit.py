@@ -1,6 +1,7 @@
 """What `apiq quantize` and `apiq finetune` share: options of any job, and what follows."""
 
 import inspect
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +43,7 @@ MaxRuntime = Annotated[
 ]
 Metadata = Annotated[
     list[str] | None,
-    typer.Option(help="KEY=VALUE that is kept with the job and never read; may repeat."),
+    typer.Option(metavar="KEY=VALUE", help="Kept with the job and never read; may repeat."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the job has finished.")]
 Download = Annotated[
@@ -130,7 +131,7 @@ def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, 
         elif wait and not json:
             err.print(f"download it  {_fetch(job)}")
         if (wait or download) and not json and (base := _base_of_adapter(job)):
-            err.print(f"its base     apiq artifacts download {base} 'model/*'")
+            err.print(f"its base     {_fetch_base(base, download or Path(job.id))}")
     except KeyboardInterrupt:
         _tell_how_to_go_on(job, download)
         raise typer.Exit(130) from None
@@ -143,7 +144,7 @@ def see_through(client: Client, job: Job, *, wait: bool, download: Path | None, 
 
 def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
     """Nobody whose wait ends early should have to guess what became of the job."""
-    fetch = _fetch(job) + (f" --dir {directory}" if directory else "")
+    fetch = _fetch(job) + (f" --dir {shlex.quote(str(directory))}" if directory else "")
     if job.is_finished:
         err.print(f"{job.id} has {job.state}; go on where the download stopped: {fetch}")
         return
@@ -151,6 +152,8 @@ def _tell_how_to_go_on(job: Job, directory: Path | None) -> None:
     err.print(f"  watch it     apiq events -f {job.id}")
     err.print(f"  stop it      apiq jobs cancel {job.id}")
     err.print(f"  download it  {fetch}")
+    if base := _base_of_adapter(job):
+        err.print(f"  its base     {_fetch_base(base, directory or Path(job.id))}")
 
 
 def _base_of_adapter(job: Job) -> str | None:
@@ -161,3 +164,9 @@ def _base_of_adapter(job: Job) -> str | None:
 
 def _fetch(job: Job) -> str:
     return f"apiq artifacts download {job.id}"
+
+
+def _fetch_base(base: str, directory: Path) -> str:
+    """Into `base/` beside the adapter in `directory`, where the lines of its card look."""
+    beside = shlex.quote(str(directory / "base"))
+    return f"apiq artifacts download {base} 'model/*' --dir {beside}"

@@ -18,6 +18,6 @@ def up(
         typer.Option(envvar="APIQ_DATA_DIR", help="Records, artifacts, uploads and logs."),
     ] = Path("apiq-data"),
 ) -> None:
-    """Start the API and a worker, and keep them running until Ctrl-C or SIGTERM."""
+    """Start the API and a worker; Ctrl-C or SIGTERM stops them."""
     host = os.environ.get("APIQ_HOST", "127.0.0.1")
     raise typer.Exit(Supervisor(data_dir.resolve(), host, port).run())

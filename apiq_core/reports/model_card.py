@@ -22,6 +22,7 @@ from apiq_core.reports.markdown import code, plain
 # the versions that reading was tested with; compressed-tensors packs 3 bits differently elsewhere
 READERS = "transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+HERE = "In the folder of this file:"  # the paths of the lines are relative
 # layers of different widths stay packed until the first forward pass; PEFT needs them before
 UNPACK = "model.hf_quantizer.compressor.decompress_model(model)  # PEFT needs plain weights"
 VLLM_BITS = 4  # what vLLM loads without further kernels
@@ -98,6 +99,9 @@ def _what_it_is(report: dict[str, Any]) -> str:
 
 
 def _results(report: dict[str, Any]) -> str:
+    texts = f"{plain(measured_on(report))} {plain(calibrated_on(report))}"
+    if not report.get("perplexity"):
+        return texts
     lines = [
         "| | perplexity | KL to full precision (nats per token) | bits per weight | weight files |",
         "|---|---:|---:|---:|---:|",
@@ -106,7 +110,6 @@ def _results(report: dict[str, Any]) -> str:
         f"| {x.name} | {x.perplexity} | {x.kl} | {x.bits_per_weight} | {x.stored} |"
         for x in networks(report)
     ]
-    texts = f"{plain(measured_on(report))} {plain(calibrated_on(report))}"
     return "\n".join(lines) + f"\n\n{texts}"
 
 
@@ -133,6 +136,7 @@ def _load(report: dict[str, Any]) -> str:
     )
     return "\n\n".join(
         [
+            HERE,
             code("sh", f"pip install torch {READERS}"),
             code("python", "\n".join(lines)),
             size_in_memory,

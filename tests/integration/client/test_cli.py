@@ -163,12 +163,15 @@ def test_list_show_cancel_events_logs(apiq: Command, live: Live) -> None:
     shown = apiq("jobs", "show", job_id).stdout
     assert re.search(r"^state +queued$", shown, re.M)
     assert re.search(r"^input.bits +2$", shown, re.M)
+    assert "True" not in shown and "False" not in shown
     live.put_log(live.claim_only(job_id), b"one\ntwo\n")
     assert apiq("logs", job_id, "--tail", "1").stdout == "two\n"
     assert apiq("jobs", "cancel", job_id).stdout == f"{job_id} cancelling\n"
     assert [line.split()[2] for line in apiq("events", job_id).stdout.splitlines()] == [
         *("accepted", "started", "cancelling")
     ]
+    again = apiq("jobs", "cancel", job_id)  # is no error
+    assert again.stdout == f"{job_id} cancelling\n"
 
 
 def test_what_a_job_says_commands_no_terminal(apiq: Command, live: Live) -> None:
@@ -248,9 +251,8 @@ class TestFinetune:
         assert rest.splitlines()[-3:] == [
             "succeeded",
             f"download it  apiq artifacts download {job.id}",
-            f"its base     apiq artifacts download {base.id} 'model/*'",
+            f"its base     apiq artifacts download {base.id} 'model/*' --dir {job.id}/base",
         ]
-        apiq("artifacts", "download", base.id, "model/*")
 
     def test_a_base_that_fails(self, apiq: Command, live: Live, dataset: str) -> None:
         process = apiq.start("finetune", "tiny", dataset, "--bits", "2", "--wait")
@@ -330,14 +332,23 @@ def test_events_are_followed_to_the_end(apiq: Command, live: Live) -> None:
 
 
 def test_models(apiq: Command, tiny_model: Path, tmp_path: Path) -> None:
-    apiq.environment["APIQ_MODELS_DIR"] = str(tmp_path / "models")
-    apiq("models", "import", str(tiny_model), "--name", "org/imported")
-    header, row = apiq("models", "list").stdout.splitlines()
+    apiq.environment["APIQ_MODELS_DIR"] = "models"
+    there = tmp_path / "models"
+    listed = apiq("models", "list")
+    assert listed.stdout == "" and listed.stderr.startswith(f"there is no model in {there};")
+    none = apiq("models", "import", "nothing", "--name", "org/imported", code=1)
+    assert none.stderr.endswith("[source_not_found]\n") and not there.exists()
+    done = apiq("models", "import", str(tiny_model), "--name", "org/imported")
+    assert done.stderr == f"importing {tiny_model} to {there / 'org/imported'}\n"
+    assert done.stdout == f"imported org/imported to {there / 'org/imported'}\n"
+    listed = apiq("models", "list")
+    assert listed.stderr == f"in {there}\n"
+    header, row = listed.stdout.splitlines()
     assert (header.split()[0], row.split()[:2]) == ("ID", ["org/imported", "llama"])
     (model,) = json.loads(apiq("models", "list", "--json").stdout)["models"]
     assert model["size_bytes"] == (tiny_model / "model.safetensors").stat().st_size
     again = apiq("models", "import", str(tiny_model), "--name", "org/imported", code=1)
-    (line,) = again.stderr.splitlines()
+    _, line = again.stderr.splitlines()
     assert line.startswith("error: org/imported is there already")
     assert line.endswith("[model_exists]")
 
@@ -347,7 +358,9 @@ def test_version(apiq: Command, live: Live) -> None:
     assert versions == {"client": "0.1.0", "server": "0.1.0", "url": live.url}
     assert apiq("--version").stdout == "apiq 0.1.0\n"
     apiq.environment["APIQ_URL"] = "http://127.0.0.1:9"
-    assert "no apiq server answers at http://127.0.0.1:9" in apiq("version").stdout
+    done = apiq("version", code=1)
+    assert done.stdout == "client  0.1.0\n"
+    assert "no apiq server answers at http://127.0.0.1:9" in done.stderr
 
 
 def test_a_server_that_is_not_there(apiq: Command) -> None:

@@ -37,7 +37,8 @@ def test_parts_of_two_jobs_do_not_mix(apiq: Command, live: Live, tmp_path: Path)
     (line,) = apiq(
         "artifacts", "download", second, "report.json", "--dir", "out", code=1
     ).stderr.splitlines()
-    assert f"out has the files of {first}" in line and line.endswith("[directory_taken]")
+    assert line.startswith(f"error: the folder {tmp_path / 'out'} has the files of another job, ")
+    assert f"job, {first}; legal: " in line and line.endswith("[directory_taken]")
     apiq("artifacts", "download", first, "--dir", "out")  # goes on with those
     assert (tmp_path / "out/report.json").read_bytes() == b"{}"
 
@@ -46,10 +47,10 @@ def test_a_taken_directory_is_refused_before_the_job(
     apiq: Command, live: Live, tmp_path: Path
 ) -> None:
     first = finished(live)
-    apiq("artifacts", "download", first, "--dir", "out")
+    apiq("artifacts", "download", first, "--dir", "my out")
     submit = ["quantize", "tiny", "--bits", "2", "--label", "taken=1", "--download"]
-    (line,) = apiq(*submit, "out", code=1).stderr.splitlines()
-    assert f"`apiq artifacts download {first} --dir out`" in line
+    (line,) = apiq(*submit, "my out", code=1).stderr.splitlines()
+    assert f"`apiq artifacts download {first} --dir 'my out'`" in line
     assert line.endswith("[directory_taken]")
     (tmp_path / "a-file").write_text("")
     assert "is a file" in apiq(*submit, "a-file", code=2).stderr

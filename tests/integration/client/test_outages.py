@@ -40,12 +40,19 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "PATIENCE_S", 0.3)
 
 
-def test_events_are_followed_through_a_503() -> None:
+def test_events_are_followed_through_a_503_and_it_is_told_once(tmp_path: Path) -> None:
     away = [AWAY] * BEFORE_IT_GIVES_UP
-    with scripted(*away, events(1, 2, 3)) as server, Client(server.url) as client:
-        followed = [event.seq for event in client.events("job_1", follow=True)]
-    assert followed == [1, 2, 3]
-    assert len(server.asked) == BEFORE_IT_GIVES_UP + 1
+    with scripted(job("running", 1), *away, events(1, 2, 3)) as server:
+        done = Command(server.url, tmp_path)("events", "-f", "job_1")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2", "3"]
+    assert len(server.asked) == 1 + BEFORE_IT_GIVES_UP + 1
+    assert done.stderr == f"no answer from {server.url}; asking again for up to 5 minutes\n"
+
+
+def test_a_connection_that_only_broke_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    with scripted(AWAY, events(1, 3)) as server, Client(server.url) as client:
+        assert [event.seq for event in client.events("job_1", follow=True)] == [1, 3]
+    assert caplog.messages == []
 
 
 def test_a_download_goes_on_after_a_503_of_the_store(tmp_path: Path) -> None:

@@ -333,6 +333,6 @@ def test_the_files_of_two_jobs_do_not_mix(live: Live, client: Client, tmp_path: 
         jobs.append(job_id)
     client.download_all(jobs[0], tmp_path)
     client.download_all(jobs[0], tmp_path)  # again is no error
-    with pytest.raises(ApiqError, match=f"has the files of {jobs[0]}"):
+    with pytest.raises(ApiqError, match=f"has the files of another job, {jobs[0]}"):
         client.download_all(jobs[1], tmp_path)
     assert json.loads((tmp_path / "manifest.json").read_text())["job"] == jobs[0]

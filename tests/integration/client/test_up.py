@@ -80,7 +80,7 @@ def test_no_process_outlives_it_and_it_starts_again(data_dir: Path, number: int)
     assert len(processes_of(data_dir)) >= 2
     up.process.send_signal(number)
     assert up.ended()[0] == (130 if number == signal.SIGINT else -number)
-    said = "stopping, which takes up to 30 s" in up.last and "next `apiq up`" in up.last
+    said = "stopping, which takes up to 30 s" in up.last and "its last step of training" in up.last
     assert said is (number == signal.SIGINT)
     eventually(lambda: processes_of(data_dir) == [], "every part has ended")
     again = Up(data_dir)

@@ -1,6 +1,8 @@
 """The options of `apiq quantize` are the fields of QuantizeConfig."""
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -11,6 +13,7 @@ from apiq_client.cli import app
 from apiq_client.options import given_fields
 from apiq_core.config import QuantizeConfig
 from jobs.requests import FinetuneRequest, QuantizeRequest
+from jobs.states import State
 
 WIDE = {"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "1"}
 
@@ -47,6 +50,30 @@ def test_defaults_and_choices_are_shown() -> None:
     text = help_text()
     assert "--bits 2|3|4|8" in text
     assert re.search(r"--calibration-samples\D+\[default: \(?64\)?\]", text, re.S)
+
+
+def commands(of: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, command in getattr(of, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+def test_a_list_of_commands_says_all_of_each() -> None:
+    for path in commands(get_command(app)):
+        shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).output
+        _, _, listed = shown.partition("Commands:")
+        assert "..." not in listed, path
+
+
+def test_no_option_is_described_as_python_has_it() -> None:
+    for path in commands(get_command(app)):
+        shown = CliRunner().invoke(app, [*path, "--help"], env=WIDE).output
+        assert "list[" not in shown.partition("Options:")[2], path
+
+
+def test_the_states_of_a_job_are_told() -> None:
+    shown = CliRunner().invoke(app, ["jobs", "list", "--help"], env=WIDE).output
+    assert f"--state {'|'.join(State)}" in shown
 
 
 def test_only_what_was_given_is_sent_nested_as_the_request_has_it() -> None:

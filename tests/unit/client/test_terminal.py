@@ -2,6 +2,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from io import StringIO
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.console import Console
 from apiq_client import terminal
 from apiq_client.errors import ApiqError, ProblemError
 from apiq_client.records import Job, Preview, Row, Segment, Token
-from apiq_client.terminal import describe_bytes, describe_eta, show_progress
+from apiq_client.terminal import describe_bytes, describe_data, describe_eta, show_progress
 
 
 def job(state: str, phase: str | None = None, percent: float | None = None) -> Job:
@@ -55,6 +56,28 @@ def test_a_job_that_waits_for_another_says_so(capsys: pytest.CaptureFixture[str]
 )
 def test_eta(seconds: float | None, text: str) -> None:
     assert describe_eta(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (
+            {"step": 12, "train_loss": None, "lr": 0.0001913545457642601, "tokens_per_s": 1234.56},
+            "step=12 lr=0.0001914 tokens_per_s=1235",
+        ),
+        (
+            {"error": {"code": "disk_full", "message": "no space", "retryable": True}, "block": 3},
+            "error=no space [disk_full] block=3",
+        ),
+        (
+            {"differs": ["threads", "versions.torch"], "kept": False},
+            "differs=threads,versions.torch kept=false",
+        ),
+        ({"differs": []}, ""),
+    ],
+)
+def test_the_data_of_an_event_on_a_line(data: dict[str, Any], text: str) -> None:
+    assert describe_data(data) == text
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_whatever_was_quantized_learns(sums: Path, tmp_path: Path, fields: dict[
     report = run(base, sums, tmp_path / "out", config(epochs=6), base_name="job_1", is_job=True)
     assert report.validation_loss.after < 0.9 * report.validation_loss.before
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "`model/` of job_1" in card and 'from_pretrained("model")' in card
+    assert "`model/` of job\\_1" in card and 'from_pretrained("base/model")' in card
     assert (UNPACK in card) == ("bits_per_weight" in fields)
 
 

@@ -65,9 +65,23 @@ def test_it_says_which_layers_were_trained_if_not_all() -> None:
     assert "Only layers of the MLP were trained." in card(report(train="mlp"))
 
 
-@pytest.mark.parametrize("origin", [{"is_job": True}, {"method": "l4q"}])
-def test_what_has_a_folder_of_its_own_needs_no_other(origin: dict[str, Any]) -> None:
-    made = report(method=origin.pop("method", "lora"))
-    text = card(made, **origin)
+@pytest.mark.parametrize("is_job", [False, True])
+def test_a_model_of_its_own_needs_no_base(is_job: bool) -> None:
+    text = card(report(method="l4q").model_copy(update={"base": "job_1"}), is_job=is_job)
     assert text.count('from_pretrained("model")') == 2
-    assert PLACEHOLDER not in text
+    assert PLACEHOLDER not in text and "apiq artifacts" not in text
+
+
+@pytest.mark.parametrize("base", ["job_1", "a-folder"])
+def test_the_model_of_a_base_is_put_beside_the_adapter(base: str) -> None:
+    """tests/e2e/test_readme.py executes these lines."""
+    text = card(report().model_copy(update={"base": base}), is_job=True)
+    assert text.count('from_pretrained("base/model")') == 2
+    assert "put that into `base/` beside this file" in text
+    fetch = "apiq artifacts download job_1 'model/*' --dir base\n"
+    assert (fetch in text) == (base == "job_1")
+
+
+def test_a_perplexity_can_be_read() -> None:
+    made = report().model_copy(update={"perplexity": Scores(before=32894506806.95, after=2.7)})
+    assert "| perplexity | 3.29·10¹⁰ | 2.700 |" in card(made)
