@@ -128,7 +128,7 @@ class TokenCounts(_Record):
     tokens: int
     learned: int  # that carry loss
     longest: int  # tokens of the longest row
-    max_length: int  # the most that a job takes of a row
+    max_length: int | None = None  # the most that a job takes of a row; older servers do not say
     too_long: int | None = None  # rows of more; None of a text
     counted_bytes: int
     is_partial: bool  # there is more of the dataset

@@ -155,7 +155,7 @@ def describe_data(data: Mapping[str, Any]) -> str:
 def _in_words(value: Any) -> str:
     match value:
         case float():
-            return f"{value:.4g}"
+            return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
         case list():
             return ",".join(map(_in_words, value))
         case {"code": code, "message": message}:  # an error

@@ -246,8 +246,8 @@ def _illegal_base(request: FinetuneRequest, what: str) -> UserError:
     legal = {
         "l4q": "a quantize job in the format compressed-tensors, with adapter lora or none; or a "
         "model with bits",
-        "qa-lora": "a quantize job of rank 0 in the format compressed-tensors, with a group_size "
-        "of 32, 64 or 128",
+        "qa-lora": "a quantize job without adapter (rank 0) in the format compressed-tensors, with "
+        "a group_size of 32, 64 or 128; or a model with bits",
     }[request.method]
     return UserError(
         "illegal_base",

@@ -64,20 +64,18 @@ def train(run: Run) -> State:
         try:
             if is_due and _last_scored(state) != state.step:
                 best = _score(run, state, parameters, best)
-            is_scored = _last_scored(state) == state.step
             is_last = state.step == total or state.scores_since_best >= patience
-            is_kept = is_last or state.step % save_every == 0
-            if is_kept and is_scored:
+            if is_last or state.step == 0:
                 save()
             if is_last:
                 break
             gradients = _finite_gradients(run, state, parameters, optimizer)
-            if is_kept and not is_scored:
-                save()  # only now: to what has no finite loss there is no going back
+            if state.step > 0 and state.step % save_every == 0:
+                save()  # only now: to what has no finite gradients there is no going back
             _update(run, state, optimizer, gradients)
         except Stopped:
             optimizer.zero_grad(set_to_none=True)  # of a step that may not be whole
-            if _last_scored(state) == state.step or _has_finite_loss(run, state):
+            if state.step == 0 or _has_finite_loss(run, state):
                 save()
             raise
         except NotFinite as error:

@@ -75,8 +75,8 @@ def write(model: PeftModel, base: Base, out_dir: Path) -> None:
 def _illegal(what: str, base: Base) -> UserError:
     return UserError(
         "illegal_base",
-        f"{what}; legal for method qa-lora: a quantize job of rank 0, with a group_size of 32, 64 "
-        "or 128, in the format compressed-tensors",
+        f"{what}; legal for method qa-lora: a quantize job without adapter, with a group_size of "
+        "32, 64 or 128, in the format compressed-tensors",
         param="base",
         value=base.model_dir.name,
     )

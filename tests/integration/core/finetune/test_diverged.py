@@ -85,6 +85,17 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
 OFTEN = {"checkpoint_every": 2, "evaluate_every": 8}
 
 
+def test_a_score_alone_makes_nothing_to_go_back_to(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 8 has a finite loss on held-out rows; its gradients have none, the first time."""
+    monkeypatch.setattr(training, "summed_loss", failing([17], None))
+    events: list[Event] = []
+    run(base, sums, tmp_path, config(evaluate_every=4), on_event=events.append)
+    (warning,) = [e.data for e in events if e.type == "warning"]
+    assert "step 9 was not finite; back to step 4, at half" in warning["message"]
+
+
 def test_what_is_gone_back_to_has_a_finite_loss(
     base: Path, sums: Path, tmp_path: Path, updates: list[tuple[int, float]]
 ) -> None:
