@@ -81,7 +81,7 @@ def holder_rule(**arguments: Any) -> Callable[[Any], Any]:
 
 def dataset(owner: str) -> dict[str, Any]:
     """The one of an owner, as a row."""
-    numbers = {"size_bytes": 1, "characters": 1, "created_at": LONG_AGO}
+    numbers = {"size_bytes": 10_000, "characters": 10_000, "created_at": LONG_AGO}
     return {"id": DATASETS[owner], "owner": owner, "kind": "text", "sha256": "0" * 64} | numbers
 
 
