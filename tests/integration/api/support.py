@@ -69,6 +69,10 @@ class Records:
         with self.context.database.begin() as connection:
             leases.fail(connection, job.id, job.attempt, error)
 
+    def lose(self, job: Job, error: dict[str, Any]) -> None:
+        with self.context.database.begin() as connection:
+            leases.lose(connection, job, error, self.context.settings)
+
 
 def drop_the_tables(service: "Service") -> None:
     with service.context.database.begin() as connection:

@@ -30,6 +30,17 @@ class TestRetry:
             assert event["data"] == {"retry_of": old["id"]}
             assert service.http.get(old["urls"]["self"]).json()["retry_of"] is None
 
+    def test_what_it_was_lost_to_is_shown_until_it_runs_again(self, service: Service) -> None:
+        url = service.submit()["urls"]["self"]
+        lost = service.claim()
+        assert service.http.get(url).json()["last_loss"] is None
+        service.lose(lost, ERROR)
+        job = service.http.get(url).json()
+        assert job["state"] == "queued"
+        assert {name: job["last_loss"][name] for name in ERROR} == ERROR
+        assert (job["last_loss"]["block"], job["last_loss"]["losses"]) == (0, 1)
+        assert job["last_loss"]["pause_seconds"] >= 0
+
     def test_nothing_to_repeat(self, service: Service) -> None:
         job = service.submit()
         retry = job["urls"]["retry"]

@@ -62,8 +62,8 @@ def test_eta(seconds: float | None, text: str) -> None:
     ("data", "text"),
     [
         (
-            {"step": 12, "train_loss": None, "lr": 0.0001913545457642601, "tokens_per_s": 1234.56},
-            "step=12 lr=0.0001914 tokens_per_s=1235",
+            {"step": 12, "train_loss": None, "lr": 0.0001913545457642601, "tokens_per_s": 12345.6},
+            "step=12 lr=0.0001914 tokens_per_s=12346",
         ),
         (
             {"error": {"code": "disk_full", "message": "no space", "retryable": True}, "block": 3},
