@@ -66,7 +66,11 @@ def test_two_are_accepted_at_once_whatever_their_order(
     with database.begin() as first, database.begin() as second, database.begin() as third:
         intake.check_datasets(first, quantize(one, two), "")
         intake.check_datasets(second, quantize(two, one), "")
-        assert finetunes.lock_datasets(third, training, "") == "text"
+        found = finetunes.lock_datasets(third, training, "")
+        assert {param: dataset.id for param, dataset in found.items()} == {
+            "dataset": two,
+            "validation": one,
+        }
 
 
 def test_two_train_on_the_same_bases_whatever_their_order(database: Database) -> None:
