@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 from pydantic import SecretStr
 
 from jobs import keys
@@ -17,7 +17,7 @@ BODY = {"model": "tiny", "bits": 2}
 TEXT = {"content-type": "text/plain"}
 
 
-def at_once(call: Callable[[], httpx.Response]) -> list[httpx.Response]:
+def at_once(call: Callable[[], httpx2.Response]) -> list[httpx2.Response]:
     with ThreadPoolExecutor(THREADS) as pool:
         return [future.result() for future in [pool.submit(call) for _ in range(THREADS)]]
 
@@ -40,10 +40,10 @@ class Keyed:
                 )
                 self.headers[owner] = {"authorization": f"Bearer {text}"}
 
-    def submit(self, owner: str, key: str | None = None, **fields: Any) -> httpx.Response:
+    def submit(self, owner: str, key: str | None = None, **fields: Any) -> httpx2.Response:
         headers = self.headers[owner] | ({"idempotency-key": key} if key else {})
         return self.service.http.post("/jobs", json=BODY | fields, headers=headers)
 
-    def upload(self, owner: str, content: bytes) -> httpx.Response:
+    def upload(self, owner: str, content: bytes) -> httpx2.Response:
         headers = self.headers[owner] | TEXT
         return self.service.http.post("/datasets", content=content, headers=headers)

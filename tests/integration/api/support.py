@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -110,7 +110,7 @@ class Service(Records):
         return dict(answer.json())
 
     @staticmethod
-    def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    def refused(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
         """The answer as a well-formed problem."""
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
@@ -122,9 +122,9 @@ class Service(Records):
         return problem
 
 
-def fetch(service: Service, url: str, **headers: str) -> httpx.Response:
+def fetch(service: Service, url: str, **headers: str) -> httpx2.Response:
     """As a client does: the redirect leads to another server, if there is one."""
     answer = service.http.get(url, headers=headers, follow_redirects=False)
     if answer.status_code == 307:
-        return httpx.get(answer.headers["location"], headers=headers)
+        return httpx2.get(answer.headers["location"], headers=headers)
     return answer

@@ -3,11 +3,13 @@
 import hashlib
 import io
 import tarfile
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.integration.api.support import Service, fetch
+from tests.unit.api.test_tar import content_of
 
 WEIGHTS = bytes(range(256)) * 8192  # 2 MiB
 FILES = {
@@ -20,11 +22,11 @@ JOB = "job_00000000-0000-7000-8000-000000000000"
 
 
 @pytest.fixture
-def job(service: Service) -> dict:
+def job(service: Service) -> dict[str, Any]:
     return service.finished(FILES)
 
 
-def test_list(service: Service, job: dict) -> None:
+def test_list(service: Service, job: dict[str, Any]) -> None:
     listing = service.http.get(job["urls"]["artifacts"]).json()["artifacts"]
     assert [item["path"] for item in listing] == sorted(FILES)
     for item in listing:
@@ -34,7 +36,7 @@ def test_list(service: Service, job: dict) -> None:
         assert fetch(service, item["url"]).content == content
 
 
-def test_metrics_of_a_succeeded_job_are_shown(job: dict) -> None:
+def test_metrics_of_a_succeeded_job_are_shown(job: dict[str, Any]) -> None:
     assert job["state"] == "succeeded"
     assert job["metrics"] == {"bits_per_weight": 2.5}
 
@@ -45,7 +47,7 @@ class TestDownload:
     etag = f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
 
     @pytest.fixture(autouse=True)
-    def _url(self, job: dict) -> None:
+    def _url(self, job: dict[str, Any]) -> None:
         self.url = f"{job['urls']['artifacts']}/model/model.safetensors"
 
     def test_whole(self, service: Service) -> None:
@@ -102,19 +104,21 @@ class TestDownload:
 
 @pytest.mark.column("production")
 class TestRedirect:
-    def test_the_bytes_come_from_the_store(self, service: Service, job: dict) -> None:
+    def test_the_bytes_come_from_the_store(self, service: Service, job: dict[str, Any]) -> None:
         url = f"{job['urls']['artifacts']}/model/model.safetensors"
         assert fetch(service, url).content == WEIGHTS
         part = fetch(service, url, range="bytes=1000-1999")
         assert (part.status_code, part.content) == (206, WEIGHTS[1000:2000])
         assert part.headers["content-range"] == f"bytes 1000-1999/{len(WEIGHTS)}"
 
-    def test_what_is_known_needs_no_redirect(self, service: Service, job: dict) -> None:
+    def test_what_is_known_needs_no_redirect(self, service: Service, job: dict[str, Any]) -> None:
         url = f"{job['urls']['artifacts']}/model/model.safetensors"
         etag = f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
         assert fetch(service, url, **{"if-none-match": etag}).status_code == 304
 
-    def test_the_url_is_of_one_object_and_not_kept(self, service: Service, job: dict) -> None:
+    def test_the_url_is_of_one_object_and_not_kept(
+        self, service: Service, job: dict[str, Any]
+    ) -> None:
         url = f"{job['urls']['artifacts']}/report.json"
         answer = service.http.get(url, follow_redirects=False)
         assert answer.headers["cache-control"] == "no-store"
@@ -122,18 +126,18 @@ class TestRedirect:
         assert httpx.get(other).status_code == 403
 
 
-def test_an_empty_file(service: Service, job: dict) -> None:
+def test_an_empty_file(service: Service, job: dict[str, Any]) -> None:
     answer = fetch(service, f"{job['urls']['artifacts']}/adapter/empty")
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-length"] == "0"
 
 
-def test_tar(service: Service, job: dict) -> None:
+def test_tar(service: Service, job: dict[str, Any]) -> None:
     answer = service.http.get(f"/jobs/{job['id']}/artifacts.tar")
     assert answer.headers["content-length"] == str(len(answer.content))
     assert f'filename="{job["id"]}.tar"' in answer.headers["content-disposition"]
     with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
-        found = {info.name: tar.extractfile(info).read() for info in tar}
+        found = {info.name: content_of(tar, info) for info in tar}
     assert found == {f"{job['id']}/{path}": content for path, content in FILES.items()}
 
 
@@ -157,7 +161,7 @@ def test_tar(service: Service, job: dict) -> None:
         "x" * 3000,
     ],
 )
-def test_path_tricks(service: Service, job: dict, path: str) -> None:
+def test_path_tricks(service: Service, job: dict[str, Any], path: str) -> None:
     answer = fetch(service, f"{job['urls']['artifacts']}/{path}")
     if answer.status_code == 200:  # dots folded by the client, a line break by the router
         assert path in ("./model/config.json", "model/../report.json", "report.json%0a")

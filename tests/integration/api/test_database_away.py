@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
@@ -33,7 +33,7 @@ def client_of(settings: Settings, tiny_model: Path) -> Iterator[TestClient]:
         yield http
 
 
-def refused(answer: httpx.Response, code: str = "database_unavailable") -> dict[str, Any]:
+def refused(answer: httpx2.Response, code: str = "database_unavailable") -> dict[str, Any]:
     problem = Service.refused(answer, 503, code)
     assert (problem["fault"], problem["retryable"]) == ("infra", True)
     assert int(answer.headers["retry-after"]) > 0

@@ -64,7 +64,7 @@ def test_stream_goes_on_where_it_broke(service: Service, job: dict[str, Any], wa
 
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "9" * 30, "٣"])
 def test_bad_last_event_id(service: Service, job: dict[str, Any], value: str) -> None:
-    headers = STREAM | {"last-event-id": value.encode()}
+    headers = {b"accept": b"text/event-stream", b"last-event-id": value.encode()}
     answer = service.http.get(job["urls"]["events"], headers=headers)
     problem = service.refused(answer, 422, "invalid_request")
     assert [error["pointer"] for error in problem["errors"]] == ["Last-Event-ID:"]

@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -26,7 +25,7 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"sweep_interval_s": 0.05})
 
 
-def ended(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+def ended(http: TestClient, job: dict[str, Any]) -> dict[str, Any]:
     deadline = time.monotonic() + SOON_S
     while (now := http.get(job["urls"]["self"]).json())["finished_at"] is None:
         assert time.monotonic() < deadline, "it waits for ever"

@@ -145,7 +145,7 @@ def test_a_canary(
         "rows before": kept,
         "rows after": after,
         "processes": seen,
-        **dict(enumerate(said)),
+        **{f"answer {number}": text for number, text in enumerate(said)},
     }
     everywhere |= {str(path): text.decode("latin-1") for path, text in files(tmp_path).items()}
     assert [place for place, text in everywhere.items() if CANARY in text] == []

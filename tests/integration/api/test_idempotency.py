@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.api.keyed import BODY, THREADS, Keyed, at_once
@@ -10,7 +10,7 @@ from tests.integration.api.support import Service
 
 
 class TestIdempotency:
-    def submit(self, service: Service, key: str, **fields: Any) -> httpx.Response:
+    def submit(self, service: Service, key: str, **fields: Any) -> httpx2.Response:
         return service.http.post("/jobs", json=BODY | fields, headers={"idempotency-key": key})
 
     def test_the_same_key_and_body_make_one_job(self, service: Service) -> None:
@@ -56,7 +56,7 @@ class TestIdempotency:
 
     @pytest.mark.parametrize("key", ["", "a b", "ü", "x" * 256, "a\x7f"])
     def test_illegal_keys(self, service: Service, key: str) -> None:
-        headers = {"idempotency-key": key.encode()}
+        headers = {b"idempotency-key": key.encode()}
         answer = service.http.post("/jobs", json=BODY, headers=headers)
         problem = service.refused(answer, 422, "invalid_request")
         assert problem["errors"][0]["pointer"].lower() == "idempotency-key:"

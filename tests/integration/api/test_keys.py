@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
@@ -74,14 +74,14 @@ class Walk:
     service: Service
     key: str
 
-    def call(self, method: str, path: str, key: str | None) -> httpx.Response:
+    def call(self, method: str, path: str, key: str | None) -> httpx2.Response:
         """Fresh things each time: some calls end or delete them."""
         job_id = self._job(method, path)
         dataset_id = self._upload() if "dataset_id" in path else ""
         url = path.format(job_id=job_id, dataset_id=dataset_id, path="report.json")
         return self.send(method, url, key, **BODIES.get((method, path), {}))
 
-    def send(self, method: str, url: str, key: str | None, **body: Any) -> httpx.Response:
+    def send(self, method: str, url: str, key: str | None, **body: Any) -> httpx2.Response:
         headers = body.pop("headers", {})
         if key is not None:
             headers = headers | {"authorization": f"Bearer {key}"}
@@ -129,7 +129,7 @@ def scope_of(operation: tuple[str, str]) -> Scope:
 def test_what_is_open_is_known(service: Service) -> None:
     documented = {path for _, path in operations(service)}
     hidden = {
-        re.sub(r":\w+}", "}", route.path)  # type: ignore[attr-defined]
+        re.sub(r":\w+}", "}", route.path)
         for route in service.app.routes
         if not (isinstance(route, APIRoute) and route.include_in_schema) and hasattr(route, "path")
     }

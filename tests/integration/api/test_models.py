@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -231,7 +232,12 @@ class TestHub:
         ],
     )
     def test_what_cannot_be_quantized(
-        self, settings: Settings, tiny_model: Path, hub: Hub, change, code: str
+        self,
+        settings: Settings,
+        tiny_model: Path,
+        hub: Hub,
+        change: Callable[[Path], object],
+        code: str,
     ) -> None:
         change(put_on_hub(hub, tiny_model))
         with pytest.raises(UserError) as caught:

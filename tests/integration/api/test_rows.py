@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from jobs.artifacts.directory import DirectoryStore
@@ -26,7 +26,7 @@ FILE = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS).encode() +
 JSONL = "application/jsonl"
 
 
-def post(service: Service, content: bytes | Iterator[bytes], media_type: str) -> httpx.Response:
+def post(service: Service, content: bytes | Iterator[bytes], media_type: str) -> httpx2.Response:
     return service.http.post("/datasets", content=content, headers={"content-type": media_type})
 
 
@@ -244,7 +244,7 @@ class TestForm:
             ({"data": {"name": "fox"}, "files": {"file": file}}, "the part 'name' is no file"),
             ({"files": [("file", file), ("file", file)]}, "another part beside the file"),
         ):
-            answer = service.http.post("/datasets", **form)  # type: ignore[arg-type]
+            answer = service.http.post("/datasets", **form)
             problem = service.refused(answer, 422, "invalid_request")
             assert says in problem["detail"]
             nothing_was_kept(service)

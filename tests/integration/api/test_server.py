@@ -177,8 +177,7 @@ class TestBodies:
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
     def test_a_client_that_lies_about_its_length(self, live: Live) -> None:
-        parts = urlsplit(live.url)
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        connection = http.client.HTTPConnection(urlsplit(live.url).netloc, timeout=30)
         connection.putrequest("POST", "/jobs")
         connection.putheader("Content-Type", "application/json")
         connection.putheader("Content-Length", "100")

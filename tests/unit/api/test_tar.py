@@ -20,11 +20,17 @@ def members() -> list[Member]:
     return [Member(name, name, len(content), WHEN) for name, content in CONTENTS.items()]
 
 
+def content_of(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(info)
+    assert file is not None, info.name
+    return file.read()
+
+
 def test_stock_tar_reads_it_and_the_size_is_right() -> None:
     content = b"".join(archive(members(), lambda key, a, b: iter([CONTENTS[key][a:b]])))
     assert len(content) == archive_size(members())
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        found = {info.name: tar.extractfile(info).read() for info in tar}
+        found = {info.name: content_of(tar, info) for info in tar}
         assert {info.mtime for info in tar} == {WHEN.timestamp()}
     assert found == CONTENTS
 

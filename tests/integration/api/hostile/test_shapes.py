@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from jobs.database import Database
@@ -123,7 +123,7 @@ class TestShapes:
 
 @pytest.mark.column("embedded")
 class TestJson:
-    def post(self, service: Service, content: str | bytes) -> httpx.Response:
+    def post(self, service: Service, content: str | bytes) -> httpx2.Response:
         headers = {"content-type": "application/json"}
         return service.http.post("/jobs", content=content, headers=headers)
 
