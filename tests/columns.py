@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 from uuid import uuid4
 
 import botocore.loaders
@@ -24,12 +25,19 @@ EMBEDDED = "embedded"
 PRODUCTION = "production"
 
 
+class Addresses(TypedDict, total=False):
+    """The settings that make a column: none for the embedded one."""
+
+    database_url: str
+    broker_url: str
+    artifacts_url: str
+    s3_public_url: str
+
+
 @dataclass(frozen=True)
 class Column:
-    """`addresses` are the settings that make it: none for the embedded one."""
-
     name: str
-    addresses: dict[str, str]
+    addresses: Addresses
 
 
 @contextmanager
@@ -39,7 +47,7 @@ def production(servers: Servers, template: str) -> Iterator[Column]:
     servers.postgres.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     with servers.redis.client() as client:
         client.flushdb()
-    addresses = {
+    addresses: Addresses = {
         "database_url": servers.postgres.url(name),
         "broker_url": servers.redis.url(0),
         "artifacts_url": f"s3://{servers.s3.bucket}/{name}",

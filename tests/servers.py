@@ -18,12 +18,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypedDict, TypeVar
 
 import boto3
 import psutil
 import psycopg
 import redis
+from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -48,6 +49,14 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise AssertionError("no free ports")
+
+
+class User(TypedDict, total=False):
+    """Whose process it is, for `subprocess`; the caller's own without any."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
 
 
 class Server:
@@ -133,7 +142,7 @@ class Server:
         if sys.platform == "linux":
             LIBC.prctl(PR_SET_PDEATHSIG, self.stop_signal)
 
-    def _as_user(self) -> dict[str, str | int | list[int]]:
+    def _as_user(self) -> User:
         return {}
 
 
@@ -151,8 +160,8 @@ class Postgres(Server):
         if os.geteuid() == 0:
             user = pwd.getpwnam(UNPRIVILEGED)
             os.chown(self._data, user.pw_uid, user.pw_gid)
-        initdb = [self._bin / "initdb", "-D", self._data, "-U", "postgres", "--auth=trust"]
-        initdb += ["--no-sync", "--encoding=UTF8", "--locale=C"]
+        initdb = [str(self._bin / "initdb"), "-D", str(self._data), "-U", "postgres"]
+        initdb += ["--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **self._as_user())
 
     def command(self) -> list[str]:
@@ -174,9 +183,9 @@ class Postgres(Server):
     def execute(self, statement: str) -> None:
         """Run a statement outside of any transaction, as CREATE DATABASE wants it."""
         with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=5) as it:
-            it.execute(statement)  # type: ignore[arg-type]
+            it.execute(statement)
 
-    def _as_user(self) -> dict[str, str | int | list[int]]:
+    def _as_user(self) -> User:
         if os.geteuid() != 0:
             return {}
         user = pwd.getpwnam(UNPRIVILEGED)
@@ -204,7 +213,7 @@ class Redis(Server):
     def url(self, number: int) -> str:
         return f"redis://127.0.0.1:{self.port}/{number}"
 
-    def client(self, number: int = 0) -> "redis.Redis[bytes]":
+    def client(self, number: int = 0) -> redis.Redis:
         return redis.Redis(port=self.port, db=number, socket_timeout=5)
 
 
@@ -258,7 +267,7 @@ class S3(Server):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def client(self):  # type: ignore[no-untyped-def]
+    def client(self) -> BaseClient:
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.url,

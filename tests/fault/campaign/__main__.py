@@ -37,7 +37,7 @@ class Table:
             print(f"    {flaw.kind}: {flaw.job_id} {flaw.what}", flush=True)
 
     def __str__(self) -> str:
-        rows = [HEAD, tuple("---" for _ in HEAD)]
+        rows: list[tuple[object, ...]] = [HEAD, tuple("---" for _ in HEAD)]
         total: Counter[str] = Counter()
         for (fault, column), line in sorted(self.lines.items()):
             found = Counter(flaw.kind for flaw in line.flaws)

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from jobs.artifacts import ArtifactStore, Stored, open_store
 from jobs.settings import Settings
@@ -33,5 +34,5 @@ def open_held(settings: Settings) -> HeldStore:
 
 
 if __name__ == "__main__":
-    app.open_store = open_held  # type: ignore[assignment]
-    sys.exit(app.main([sys.executable, "-m", "tests.fault.campaign.held_child"]))
+    with mock.patch.object(app, "open_store", open_held):
+        sys.exit(app.main([sys.executable, "-m", "tests.fault.campaign.held_child"]))

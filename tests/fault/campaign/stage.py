@@ -25,7 +25,7 @@ from jobs.rows import job_from_row
 from jobs.schema import jobs
 from jobs.settings import Settings
 from migrations.__main__ import upgrade
-from tests.columns import EMBEDDED, production
+from tests.columns import EMBEDDED, Addresses, production
 from tests.conftest import running_servers
 from tests.fault.campaign import points
 from tests.fault.campaign.proxy import Proxy, faulty_proxy
@@ -200,7 +200,8 @@ def open_stage(column: str) -> Iterator[Stage]:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="apiq-faults-"))
         data_dir = Path(name).resolve() / "data"
         (data_dir / "points").mkdir(parents=True)
-        servers, proxy, addresses = None, None, {}
+        servers, proxy = None, None
+        addresses: Addresses = {}
         if column != EMBEDDED:
             servers = stack.enter_context(running_servers())
             servers.postgres.execute("CREATE DATABASE migrated")

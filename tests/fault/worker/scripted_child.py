@@ -52,7 +52,7 @@ def work(link: Link) -> dict[str, Any]:
         for index in range(3):
             link.on_event(Event("block", {"index": index}))
     link.on_event(Event("progress", {"done": 3, "total": 3, "unit": "block"}))
-    metrics = METRICS.get(todo.get("how"), {"answer": 42})
+    metrics = METRICS.get(todo.get("how", "finish"), {"answer": 42})
     return {"metrics": metrics, "text_sha256": {"builtin": "0" * 64}}
 
 

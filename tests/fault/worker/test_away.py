@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,14 @@ class AwayDatabase(Database):
         super().__init__(settings.database_url)
         self.times = times
 
-    def read(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
         if self.times:
             self.times -= 1
             words = 'connection to server at "10.1.2.3", port 5432 failed for user "apiq"'
             raise OperationalError("SELECT token FROM job_secrets", {}, Exception(words))
-        return super().read()
+        with super().read() as connection:
+            yield connection
 
 
 @pytest.mark.column("production")  # to SQLite most that is operational is no outage

@@ -24,7 +24,8 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def worker_of_job(workers: list[psutil.Process], house: House, pid_file: Path) -> psutil.Process:
     """The worker whose child noted itself in `pid_file`."""
-    child = psutil.Process(int(eventually(lambda: pid_file.exists() and pid_file.read_text())))
+    pid = eventually(lambda: pid_file.read_text() if pid_file.exists() else None)
+    child = psutil.Process(int(pid))
     (worker,) = [worker for worker in workers if worker.pid == child.ppid()]
     return worker
 

@@ -1,6 +1,8 @@
 """Jobs whose time is over, with real workers; and a child that tells its hub token."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -26,13 +28,17 @@ def house(settings: Settings, database: Database) -> House:
     return house_of(settings, database)
 
 
-def accept(house: House, *, token: str | None = None, **fields: object) -> Job:
+def accept(house: House, *, token: str | None = None, **fields: Any) -> Job:
     with house.database.begin() as connection:
-        job = repository.accept(connection, type="quantize", **fields)  # type: ignore[arg-type]
+        job = repository.accept(connection, type="quantize", **fields)
         if token is not None:
             secrets.put(connection, job.id, SecretStr(token), house.settings)
     doorbell.ring(house.settings, job)
     return job
+
+
+def is_gone(pid: int) -> bool:
+    return not is_alive(pid)
 
 
 def test_a_child_is_stopped_when_its_time_is_over(house: House, tmp_path: Path) -> None:
@@ -47,7 +53,7 @@ def test_a_child_is_stopped_when_its_time_is_over(house: House, tmp_path: Path) 
             assert ended.started_at is not None and ended.finished_at is not None
             assert (ended.finished_at - ended.started_at).total_seconds() >= 2
             (pid,) = pids(file)
-            eventually(lambda pid=pid: not is_alive(pid), "the child's end")
+            eventually(partial(is_gone, pid), "the child's end")
             eventually(house.no_scratch_left, "the end of the attempt")
             # and the worker goes on
             house.wait(accept(house, input={"how": "finish"}), State.SUCCEEDED)

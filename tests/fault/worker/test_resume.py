@@ -55,7 +55,9 @@ class Hosts:
         self.tmp_path = tmp_path
         self.model_dir = make_tiny(house.settings.models_dir / "tiny", layers=BLOCKS)
         request = QuantizeRequest.model_validate(REQUEST)
-        self.request = intake.resolve_order(Order(request), house.settings).request
+        resolved = intake.resolve_order(Order(request), house.settings).request
+        assert isinstance(resolved, QuantizeRequest)
+        self.request = resolved
 
     def accept(self) -> Job:
         with self.house.database.begin() as connection:

@@ -15,7 +15,8 @@ from apiq_client import ApiqError, Client, ProblemError
 from jobs.settings import Settings
 from tests.integration.api.live import Live, serve
 from tests.integration.client.command import Command
-from tests.integration.client.test_up import Up, data_dir, processes_of
+from tests.integration.client.test_up import data_dir
+from tests.integration.client.up_process import Up, processes_of
 
 __all__ = ["data_dir"]
 

@@ -15,7 +15,7 @@ SOON_S = 60.0
 class Up:
     """An `apiq up` and what it printed."""
 
-    def __init__(self, data_dir: Path, port: int = 0, **settings: str) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, /, **settings: str) -> None:
         command = [sys.executable, "-m", "apiq_client.cli", "up"]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("APIQ_")}
         self.process = subprocess.Popen(

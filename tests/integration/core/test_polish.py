@@ -100,7 +100,7 @@ def test_the_streamed_gradient_is_that_of_the_whole_network(tiny: Path, tmp_path
         p, q = (log_softmax(head.logits(x), dim=-1).flatten(0, 1) for x in (target, out))
         kl = kl_div(q, p, reduction="batchmean", log_target=True)
         distance = ((out - target).square().sum(-1) / target.square().sum(-1)).mean()
-        (kl + distance).backward()  # type: ignore[no-untyped-call]
+        (kl + distance).backward()
     assert loss == pytest.approx((kl + distance).item(), rel=1e-4)
     for given, parameter in zip(streamed, network.parameters(), strict=True):
         assert given is not None and parameter.grad is not None

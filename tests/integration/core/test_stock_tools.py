@@ -9,8 +9,10 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
+from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
 
 from apiq_core.adapters import ADAPTERS
 from apiq_core.budget.plan import Plan
@@ -23,7 +25,7 @@ from tests.tiny_models import ARCHITECTURES, make_tiny
 
 
 @torch.no_grad()
-def stock_perplexity(model: torch.nn.Module, windows: list[list[int]]) -> float:
+def stock_perplexity(model: nn.Module, windows: list[list[int]]) -> float:
     tokens = torch.tensor(windows)
     logits = model(tokens).logits[:, :-1].float()
     return math.exp(cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
@@ -50,7 +52,7 @@ def assert_stock_tools_agree(model_dir: Path, out_dir: Path, report: Report) -> 
     assert stock_perplexity(full, windows) == pytest.approx(
         report.perplexity["full_precision"], rel=1e-4
     )
-    model = AutoModelForCausalLM.from_pretrained(out_dir / "model", dtype=torch.float32)
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(out_dir / "model", dtype=torch.float32)
     assert stock_perplexity(model, windows) == pytest.approx(
         report.perplexity["quantized"], rel=5e-3
     )
@@ -88,6 +90,7 @@ def test_every_method_is_read_by_stock_tools(
     stored = json.loads((tmp_path / "out" / "model" / "config.json").read_text())
     assert ("quantization_config" in stored) == (report.config.formats != ["dense"])
     bits = report.config.bits
+    assert bits is not None
     zero_bits = 0 if fields["method"] == "qlora" else bits
     stored_bits = bits + (16 + zero_bits) / 64  # whatever the format
     assert report.bits_per_weight.weights == pytest.approx(stored_bits, abs=1e-4)
@@ -198,6 +201,7 @@ def test_stock_tools_read_layers_of_different_widths(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype=torch.float32)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "model.hf_quantizer.compressor.decompress_model(model)" in card
+    assert isinstance(model.hf_quantizer, CompressedTensorsHfQuantizer)
     model.hf_quantizer.compressor.decompress_model(model)
     assert stock_perplexity(model, windows) == pytest.approx(
         report.perplexity["quantized"], rel=5e-3

@@ -30,7 +30,7 @@ from sqlalchemy import Connection
 from jobs import checkpoints, intake, leases, maintenance, repository, schema, secrets
 from jobs.artifacts import MANIFEST, Stored, block_key
 from jobs.database import Database
-from jobs.errors import IdempotencyKeyReused, JobError
+from jobs.errors import IdempotencyKeyReused, JobError, LeaseLost
 from jobs.intake import Order, RequestName
 from jobs.job import Artifact, Job
 from jobs.requests import FinetuneRequest, QuantizeRequest
@@ -76,7 +76,8 @@ any_holder = st.runner().flatmap(lambda machine: st.sampled_from(machine.holders
 def holder_rule(**arguments: Any) -> Callable[[Any], Any]:
     """A rule for `held`, an attempt that has its job; others: `go_on_late`."""
     applies = precondition(lambda machine: bool(machine.holders()))
-    return lambda method: applies(rule(held=any_holder, **arguments)(method))
+    held_rule: Callable[[Any], Any] = rule(held=any_holder, **arguments)
+    return lambda method: applies(held_rule(method))
 
 
 def dataset(owner: str) -> dict[str, Any]:
@@ -276,7 +277,7 @@ class JobMachine(RuleBasedStateMachine):
         job = self.model.holder(held.id, held.attempt)
         is_held = self.run(lambda c: maintenance.is_held(c, held.id, held.attempt))
         assert is_held == (job is not None)
-        with self.refused(leases.LeaseLost if job is None else None):
+        with self.refused(LeaseLost if job is None else None):
             answer = self.run(lambda c: leases.look(c, held.id, held.attempt))
             assert job is not None and answer.cancel == (job.state == "cancelling")
 
@@ -488,8 +489,10 @@ def test_any_life_of_jobs(database: Database, settings: Settings) -> None:
         }
     )
     clock = FrozenClock(database)
+
+    class Machine(JobMachine):
+        def __init__(self) -> None:
+            super().__init__(database, clock, settings)
+
     examples = int(EXAMPLES or (15 if database.is_postgresql else 70))  # a round trip costs more
-    run_state_machine_as_test(
-        lambda: JobMachine(database, clock, settings),
-        settings=budget(BUDGET, max_examples=examples),
-    )
+    run_state_machine_as_test(Machine, settings=budget(BUDGET, max_examples=examples))

@@ -1,6 +1,7 @@
 """Accept, list, cancel, events on a real database."""
 
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -14,9 +15,9 @@ from jobs.schema import job_labels
 from jobs.states import State
 
 
-def accept(database: Database, **fields: object) -> Job:
+def accept(database: Database, **fields: Any) -> Job:
     with database.begin() as connection:
-        return repository.accept(connection, type="quantize", **{"input": {}} | fields)  # type: ignore[arg-type]
+        return repository.accept(connection, type="quantize", **{"input": {}} | fields)
 
 
 def claim(database: Database) -> Job | None:

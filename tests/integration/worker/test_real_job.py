@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_a_model_from_one_request(house: House) -> None:
             jobs.append(house.get_by_id(answer.json()["id"]))
     with worker_process(house.settings, command=(sys.executable, "-m", "worker")):
         job, l4q, plain = (
-            eventually(lambda job=job: _ended(house, job), "the end", within_s=180) for job in jobs
+            eventually(partial(_ended, house, job), "the end", within_s=180) for job in jobs
         )
     assert (job.state, l4q.state) == (State.SUCCEEDED, State.SUCCEEDED), (job.error, l4q.error)
     base = house.get_by_id(job.input["base"])

@@ -77,7 +77,7 @@ def test_the_states_of_a_job_are_told() -> None:
 
 
 def test_only_what_was_given_is_sent_nested_as_the_request_has_it() -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "bits": 2,
         "rank": None,
         "formats": [],

@@ -11,7 +11,7 @@ from apiq_core.adapters import ADAPTERS, Adapter, to_dtype, trainable
 from apiq_core.adapters.dora import Dora
 from apiq_core.adapters.ia3 import Ia3
 from apiq_core.adapters.lora import LowRank
-from apiq_core.config import QuantizeConfig
+from apiq_core.config import AdapterName, QuantizeConfig
 from apiq_core.errors import UserError
 from apiq_core.inspect import LinearShape, ModelFacts
 from apiq_core.resolve import resolve
@@ -59,7 +59,8 @@ def test_dora_of_a_row_of_zeros_is_zero_and_trains() -> None:
     adapter = trainable(Dora.start(q, low_rank, name="x", has_bias=False))
     adapter.apply(q).sum().backward()
     assert torch.equal(adapter.apply(q), q)
-    assert all(torch.isfinite(tensor.grad).all() for tensor in adapter.parameters())
+    for tensor in adapter.parameters():
+        assert tensor.grad is not None and torch.isfinite(tensor.grad).all()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_ia3_scales_the_output_or_the_input(
 
 
 @pytest.mark.parametrize("name", list(ADAPTERS))
-def test_what_is_stored_reads_back_as_the_same_weight(name: str) -> None:
+def test_what_is_stored_reads_back_as_the_same_weight(name: AdapterName) -> None:
     q, low_rank = q_and_low_rank(scaling=4.0)
     adapter = ADAPTERS[name].start(q, low_rank, name="self_attn.q_proj", has_bias=False)
     adapter = adapter.each(lambda tensor: 1.5 * tensor)  # away from the start
@@ -93,7 +94,7 @@ def test_what_is_stored_reads_back_as_the_same_weight(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(ADAPTERS))
-def test_every_tensor_is_trained_and_the_start_is_not(name: str) -> None:
+def test_every_tensor_is_trained_and_the_start_is_not(name: AdapterName) -> None:
     q, low_rank = q_and_low_rank()
     start = ADAPTERS[name].start(q, low_rank, name="self_attn.q_proj", has_bias=False)
     adapter = trainable(start)

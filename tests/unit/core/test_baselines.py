@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from apiq_core.block import Block, BlockResult, student_weights
+from apiq_core.adapters.lora import LowRank
+from apiq_core.block import Block, BlockResult, QuantizedLayer, student_weights
 from apiq_core.closed_form.gram import own_gram
 from apiq_core.config import Method, QuantizeConfig
 from apiq_core.methods import METHODS, awq
@@ -44,6 +45,11 @@ def held_out_loss(block: Block, weights: Mapping[str, Tensor]) -> float:
     return float((out - block.stream.y[held_out]).square().mean())
 
 
+def low_rank(layer: QuantizedLayer) -> LowRank:
+    assert isinstance(layer.adapter, LowRank)
+    return layer.adapter
+
+
 @pytest.mark.parametrize("bits", [2, 4])
 def test_gptq_beats_rtn_in_the_loss_of_its_layer(bits: int, tmp_path: Path) -> None:
     block = small_block(tmp_path, bits=bits)
@@ -73,15 +79,16 @@ def test_an_adapter_that_starts_at_zero(method: Method, tmp_path: Path) -> None:
     block = small_block(tmp_path, rank=4)
     layers, again = run(method, block).layers, run(method, block).layers
     for name, layer in layers.items():
-        a, b = layer.adapter.a.float(), layer.adapter.b
+        a, b = low_rank(layer).a.float(), low_rank(layer).b
         d_in = block.linear_weights[name].shape[1]
         assert a.shape == (4, d_in) and (b == 0).all()
         # uniform within 1 / sqrt(fan in), which is what kaiming(a = sqrt 5) comes to
         assert 0.9 < float(a.abs().max()) * d_in**0.5 <= 1.001
-        assert torch.equal(layer.adapter.a, again[name].adapter.a)
+        assert torch.equal(low_rank(layer).a, low_rank(again[name]).a)
     block.index = 1
     other = run(method, block).layers
-    assert not torch.equal(other["mlp.up_proj"].adapter.a, layers["mlp.up_proj"].adapter.a)
+    a, others = (low_rank(some["mlp.up_proj"]).a for some in (layers, other))
+    assert not torch.equal(a, others)
 
 
 def test_gptq_lora_has_the_weights_of_gptq(tmp_path: Path) -> None:
@@ -104,7 +111,7 @@ def test_loftq_is_nearer_to_the_weights_than_rounding_and_one_svd(tmp_path: Path
 def test_omniquant_clips_for_text_it_has_not_seen(tmp_path: Path) -> None:
     block = small_block(tmp_path)
     result = run("omniquant", block, epochs=4)
-    assert all(layer.adapter.a.numel() == 0 for layer in result.layers.values())
+    assert all(low_rank(layer).a.numel() == 0 for layer in result.layers.values())
     assert min(result.held_out_loss) < result.held_out_loss[0]
     plain = student_weights(block.teacher, run("rtn", block).layers)
     clipped = student_weights(block.teacher, result.layers)

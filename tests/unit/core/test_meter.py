@@ -94,5 +94,6 @@ def test_a_guess_that_was_far_off_is_soon_made_good(monkeypatch: pytest.MonkeyPa
     run.meter.expect(
         earlier=[], quantize=1, evaluate=30, score=0, guessed_s={"evaluate": 1.0, "score": 0.0}
     )
-    run.go([("quantize", 10.0)] + [("evaluate", 3.0)] * 15)
+    laps: list[tuple[Kind, float]] = [("evaluate", 3.0)] * 15
+    run.go([("quantize", 10.0), *laps])
     assert run.told[-1][2] == pytest.approx(15 * 3.0, rel=0.2)

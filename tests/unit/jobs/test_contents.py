@@ -68,7 +68,7 @@ def test_no_rows(data: bytes) -> None:
 def test_of_a_line_that_is_too_long_little_is_kept(padding: bytes, step: int) -> None:
     lines = Lines()
     data = b'{"text": "a"}\n' + padding * (3 * MAX_LINE_BYTES) + b"\n" + b'{"text": "b"}'
-    found = []
+    found: list[tuple[int, bytes]] = []
     for start in range(0, len(data), step):
         found += lines.feed(data[start : start + step])
         assert len(lines._held) <= MAX_LINE_BYTES + 1

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import apiq_core.finetune.train as training
@@ -16,6 +17,7 @@ from apiq_core.errors import Stopped
 from apiq_core.events import Event
 from apiq_core.finetune import processes, scoring
 from apiq_core.finetune.config import FinetuneConfig
+from apiq_core.finetune.loss import summed_loss
 from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import run
 
@@ -71,19 +73,17 @@ def run_out_of_memory(base: Path, data: Path, out: Path, settings: FinetuneConfi
 @contextmanager
 def second_fails_at(call: int, fail: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """This call of `summed_loss` while training goes through `fail`."""
-    original, calls = training.summed_loss, itertools.count(1)
+    calls = itertools.count(1)
 
-    def summed_loss(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
-        loss, tokens = original(model, *tensors)
+    def failing(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
+        loss, tokens = summed_loss(model, *tensors)
         if model.training and not processes.is_main() and next(calls) == call:
             loss = fail(loss)
         return loss, tokens
 
-    training.summed_loss = summed_loss
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "summed_loss", failing)
         yield
-    finally:
-        training.summed_loss = original
 
 
 if __name__ == "__main__":

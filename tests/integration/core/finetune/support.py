@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
@@ -73,7 +73,7 @@ def rows_of(base: Path, data: Path) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def stock_logits(base: Path, tokens: Tensor, adapter: Path | None = None) -> Tensor:
     """Of `base`/model with an adapter, if any."""
-    model = AutoModelForCausalLM.from_pretrained(base / "model", dtype=torch.float32)
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(base / "model", dtype=torch.float32)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
     logits: Tensor = model(tokens).logits

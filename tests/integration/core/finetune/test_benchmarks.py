@@ -8,7 +8,7 @@ import pytest
 
 from apiq_core.finetune.config import FinetuneConfig
 from benchmarks.core import texts, trainees
-from benchmarks.core.cells import Cells
+from benchmarks.core.cells import Cell, Cells, Figures
 from benchmarks.core.contenders import CLOSED_FORM, Setting
 from benchmarks.core.finetune import row
 from benchmarks.core.l4q import adapter_of
@@ -33,10 +33,10 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cells:
     """Measured in this process: what a fresh one costs is shown by the tests of the others."""
 
-    def compute(cell: trainees.Cell, work_dir: Path) -> trainees.Figures:
+    def compute(cell: Cell, work_dir: Path) -> Figures:
         work_dir.mkdir(parents=True)
         measure = import_module(f"benchmarks.core.measure.{cell.measure}")
-        figures: trainees.Figures = measure.figures(cell.config, dict(cell.inputs), work_dir)
+        figures: Figures = measure.figures(cell.config, dict(cell.inputs), work_dir)
         return figures
 
     monkeypatch.setattr("benchmarks.core.cells.compute", compute)
@@ -56,9 +56,10 @@ def task(tmp_path: Path) -> Task:
 
 def test_all_are_trained_alike(setting: Setting, store: Cells, task: Task) -> None:
     found = {name: trained(store, setting, task, name, 2) for name in (QLORA_STYLE, APIQ, FULL)}
-    counts = set()
+    counts, bits = set(), dict[str, float]()
     for name, figures in found.items():
         assert figures is not None
+        bits[name] = figures["bits_per_weight"]
         shown = row(task, name, 2, figures)
         assert shown["steps"] == 4
         assert shown["loss after"] < shown["loss before"]
@@ -66,7 +67,6 @@ def test_all_are_trained_alike(setting: Setting, store: Cells, task: Task) -> No
     assert len(counts) == 1
     bare = trainees.start(store, setting, QLORA_STYLE, 2, trainees.RANK)
     start_bits = bare["bits_per_weight"] if bare else 0.0
-    bits = {name: figures and figures["bits_per_weight"] for name, figures in found.items()}
     assert bits[FULL] - 16 == pytest.approx(bits[APIQ] - start_bits, abs=1e-3)
     assert bits[QLORA_STYLE] == pytest.approx(bits[APIQ], abs=1e-3)
 

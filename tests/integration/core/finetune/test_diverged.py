@@ -14,6 +14,8 @@ import apiq_core.finetune.train as training
 from apiq_core.errors import InfraError, Stopped, UserError
 from apiq_core.events import Event
 from apiq_core.finetune import scoring
+from apiq_core.finetune.loss import summed_loss
+from apiq_core.finetune.scoring import mean_loss
 from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import config, run
 
@@ -23,10 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 def failing(at: list[int], error: Exception | None) -> Callable[..., tuple[torch.Tensor, int]]:
     """`summed_loss`, whose calls with these numbers, while training, go wrong."""
     calls = [0]
-    original = training.summed_loss
 
-    def summed(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
-        loss, count = original(model, *tensors)
+    def failing_loss(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
+        loss, count = summed_loss(model, *tensors)
         if model.training:
             calls[0] += 1
             if calls[0] in at:
@@ -35,7 +36,7 @@ def failing(at: list[int], error: Exception | None) -> Callable[..., tuple[torch
                 loss = loss * math.nan
         return loss, count
 
-    return summed
+    return failing_loss
 
 
 def test_a_loss_that_is_no_number_goes_back_at_half_the_rate(
@@ -130,13 +131,13 @@ def test_a_stopped_run_keeps_nothing_whose_loss_is_not_finite(
 def scored_as(changes: dict[int, Callable[[float], float]]) -> Callable[..., float]:
     """`mean_loss`, whose calls with these numbers, from 1, give back something else."""
     calls = itertools.count(1)
-    original = training.mean_loss
 
-    def mean_loss(run: running.Run, members: Sequence[int]) -> float:
-        change = changes.get(next(calls), lambda loss: loss)
-        return change(original(run, members))
+    def changed(run: running.Run, members: Sequence[int]) -> float:
+        change = changes.get(next(calls))
+        loss = mean_loss(run, members)
+        return loss if change is None else change(loss)
 
-    return mean_loss
+    return changed
 
 
 def no_number(loss: float) -> float:
@@ -204,16 +205,16 @@ def test_out_of_memory_twice_fails(
 def test_out_of_memory_while_scoring_scores_fewer_rows_at_a_time(
     base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    settings, original, scored = config(max_steps=1), scoring.summed_loss, list[int]()
+    settings, scored = config(max_steps=1), list[int]()
     whole = run(base, sums, tmp_path / "whole", settings)
 
-    def summed_loss(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def limited(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
         scored.append(len(tensors[0]))
         if scored[-1] > rows:
             raise torch.OutOfMemoryError("the GPU is full")
-        return original(model, *tensors)
+        return summed_loss(model, *tensors)
 
-    monkeypatch.setattr(scoring, "summed_loss", summed_loss)
+    monkeypatch.setattr(scoring, "summed_loss", limited)
     if rows == 0:
         with pytest.raises(InfraError, match=r"a held-out row of \d+ tokens was scored") as caught:
             run(base, sums, tmp_path, settings)

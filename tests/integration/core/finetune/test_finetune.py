@@ -1,14 +1,17 @@
 """Tiny quantized models through the whole of finetuning, read back with stock tools."""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import apiq_core.finetune.finetune as finetuning
@@ -16,8 +19,10 @@ import apiq_core.finetune.run as running
 import apiq_core.finetune.train as training
 from apiq_core.errors import Stopped, UserError
 from apiq_core.events import Event
+from apiq_core.finetune.answers import Question, exact_match
 from apiq_core.finetune.data import batches
 from apiq_core.finetune.finetune import finetune
+from apiq_core.finetune.parameters import trained_parameters
 from apiq_core.reports.model_card import UNPACK
 from tests.integration.core.finetune.support import config, quantized, run, stock_loss, stop_after
 from tests.tiny_models import make_tiny
@@ -106,7 +111,7 @@ def test_no_better_state_ends_it_early_and_the_best_is_kept(
     seen: list[dict[str, torch.Tensor]] = []
 
     def mean_loss(run: running.Run, members: object) -> float:
-        parameters = training.trained_parameters(run.model)
+        parameters = trained_parameters(run.model)
         seen.append({name: p.detach().clone() for name, p in parameters.items()})
         return losses[len(seen) - 1]
 
@@ -264,19 +269,26 @@ def test_what_is_asked_for_is_done(
 ) -> None:
     """Of settings whose effect no loss shows: how often blocks run, and what is decoded."""
     forwards, asked = [0], list[tuple[int, int]]()
-    forward, match = LlamaMLP.forward, finetuning.exact_match
+    forward: Callable[..., Any] = LlamaMLP.forward
 
     def counted(layer: LlamaMLP, *arguments: Any, **more: Any) -> Any:
         forwards[0] += layer.training
         return forward(layer, *arguments, **more)
 
-    def exact_match(*arguments: Any, **more: Any) -> float | None:
-        questions = list(arguments[2])
-        asked.append((len(questions), more["new_tokens"]))
-        return match(*arguments[:2], questions, **more)
+    def noted(
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        questions: Iterable[Question],
+        *,
+        new_tokens: int,
+        **more: Any,
+    ) -> float | None:
+        found = list(questions)
+        asked.append((len(found), new_tokens))
+        return exact_match(model, tokenizer, found, new_tokens=new_tokens, **more)
 
     monkeypatch.setattr(LlamaMLP, "forward", counted)
-    monkeypatch.setattr(finetuning, "exact_match", exact_match)
+    monkeypatch.setattr(finetuning, "exact_match", noted)
     for checkpointing, runs in ((False, 1), (True, 2)):
         forwards[0] = 0
         fields = {"answered_rows": 3, "answer_tokens": 2, "gradient_checkpointing": checkpointing}

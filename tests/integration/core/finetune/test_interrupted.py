@@ -10,6 +10,7 @@ import torch
 import apiq_core.finetune.train as training
 from apiq_core.errors import Stopped
 from apiq_core.events import Event
+from apiq_core.finetune.loss import summed_loss
 from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import config, run, stop_after
 
@@ -41,14 +42,14 @@ def test_a_stop_order_is_heard_within_a_step(
 ) -> None:
     """And the resumed run begins that step anew."""
     whole = run(base, sums, tmp_path / "whole", config())
-    original, calls = training.summed_loss, 0
+    calls = 0
 
-    def summed_loss(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def counted(model: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, int]:
         nonlocal calls
         calls += model.training
-        return original(model, *tensors)
+        return summed_loss(model, *tensors)
 
-    monkeypatch.setattr(training, "summed_loss", summed_loss)
+    monkeypatch.setattr(training, "summed_loss", counted)
     events: list[Event] = []
     with pytest.raises(Stopped):
         run(

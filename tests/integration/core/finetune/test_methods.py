@@ -79,8 +79,7 @@ def test_l4q_learns_and_publishes_a_model_without_adapter(
     names = {p.name for p in (base / "model").iterdir()}
     assert {p.name for p in (out / "model").iterdir()} == names
     for name in ("config.json", "tokenizer.json"):
-        before, after = ((folder / "model" / name).read_bytes() for folder in (base, out))
-        assert before == after
+        assert (out / "model" / name).read_bytes() == (base / "model" / name).read_bytes()
     before, after = weights(base), weights(out)
     assert {n: (t.shape, t.dtype) for n, t in after.items()} == {
         n: (t.shape, t.dtype) for n, t in before.items()
@@ -288,7 +287,7 @@ def test_what_a_method_cannot_begin_with(
     more: dict[str, Any],
     code: str,
 ) -> None:
-    made = {
+    made: dict[str, dict[str, Any]] = {
         "ia3": {"bits": 4, "adapter": "ia3", "rank": None},
         "channels": {"group_size": -1, "rank": 0},
     }

@@ -1,5 +1,6 @@
 """Coordinate descent and the refit of the scales, on small random problems."""
 
+import pytest
 import torch
 
 from apiq_core.closed_form import refine as module
@@ -64,7 +65,7 @@ def test_scales_are_the_least_squares_solution_for_the_codes() -> None:
         assert torch.allclose(found[channel][usable], kept[usable], rtol=2e-2)
 
 
-def test_channels_are_refined_apart(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_channels_are_refined_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     target, gram, quantized = problem()
     whole = refine(target, quantized, gram)
     monkeypatch.setattr(module, "CHUNK_WEIGHTS", 7 * 128)

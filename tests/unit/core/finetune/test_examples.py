@@ -64,15 +64,15 @@ def asked_and_answered(
     if found.answer is None:
         return None
     begin, end = found.answer
-    return str(tokenizer.decode(found.tokens[:begin])), str(
-        tokenizer.decode(found.tokens[begin:end])
+    return str(tokenizer.decode(list(found.tokens[:begin]))), str(
+        tokenizer.decode(list(found.tokens[begin:end]))
     )
 
 
 def test_loss_is_on_the_completion_and_the_end(tokenizer: PreTrainedTokenizerBase) -> None:
     found = example(tokenizer, prompt="The capital of France", completion=" is Paris.")
     assert learned_text(tokenizer, found) == " is Paris.</s>"
-    assert str(tokenizer.decode(found.tokens)) == "The capital of France is Paris.</s>"
+    assert str(tokenizer.decode(list(found.tokens))) == "The capital of France is Paris.</s>"
     assert asked_and_answered(tokenizer, found) == ("The capital of France", " is Paris.</s>")
 
 
@@ -87,7 +87,7 @@ def test_loss_is_on_what_the_assistant_says(tokenizer: PreTrainedTokenizerBase) 
     found = example(tokenizer, messages=CHAT)
     assert learned_text(tokenizer, found) == "Blue, as the sea.\nGreen.\n"
     whole = "".join(f"[{m['role']}]{m['content']}\n" for m in CHAT)
-    assert str(tokenizer.decode(found.tokens)) == whole
+    assert str(tokenizer.decode(list(found.tokens))) == whole
 
 
 def test_the_assistant_may_speak_first(tokenizer: PreTrainedTokenizerBase) -> None:

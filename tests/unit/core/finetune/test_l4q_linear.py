@@ -77,8 +77,9 @@ def test_its_gradients_are_those_of_the_definition(
     assert set(gradients) == {"a", "b", "log_scale_factor", "zero_point_shift"}
     for name, parameter in made.named_parameters():
         if parameter.requires_grad:
-            assert gradients[name] is not None and gradients[name].abs().max() > 0
-            torch.testing.assert_close(parameter.grad, gradients[name], msg=name)
+            gradient = gradients[name]
+            assert gradient is not None and gradient.abs().max() > 0
+            torch.testing.assert_close(parameter.grad, gradient, msg=name)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

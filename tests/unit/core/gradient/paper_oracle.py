@@ -23,12 +23,12 @@ class RoundStraightThrough(torch.autograd.Function):
         return torch.round(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
 def round_ste(x: Tensor) -> Tensor:
-    return RoundStraightThrough.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return RoundStraightThrough.apply(x)  # type: ignore[no-untyped-call]
 
 
 class FakeQuantLinear(nn.Module):

@@ -70,6 +70,7 @@ def test_training_agrees_with_the_oracle(bits: int, tmp_path: Path) -> None:
     # the loss hardly feels the decay of the clipping; the logits show it, at 0.4 without decay
     for name, layer in student.layers.items():
         expected = trained.get_submodule(name)
+        assert isinstance(expected, paper_oracle.FakeQuantLinear)
         assert away(layer.gamma, expected.gamma.squeeze(1).T, LOGIT_START) < 0.05, name
         assert away(layer.beta, expected.beta.squeeze(1).T, LOGIT_START) < 0.05, name
         assert away(layer.adapter.parameters()[1], expected.b, 0.0) < 0.1, name

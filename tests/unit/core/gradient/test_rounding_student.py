@@ -27,9 +27,10 @@ def test_it_starts_at_the_layer_as_it_was_rounded() -> None:
     student = RoundedLinear(start)
     assert torch.allclose(student.weight(), start.merged(torch.float32), atol=1e-6)
     result = student.result()
-    assert torch.equal(result.weight.codes, start.weight.codes)
-    assert torch.equal(result.weight.zero_points, start.weight.zero_points)
-    assert torch.equal(result.weight.scales, start.weight.scales)
+    assert torch.equal(result.integers.codes, start.integers.codes)
+    assert torch.equal(result.integers.zero_points, start.integers.zero_points)
+    assert torch.equal(result.integers.scales, start.integers.scales)
+    assert isinstance(result.adapter, LowRank) and isinstance(start.adapter, LowRank)
     assert torch.equal(result.adapter.a, start.adapter.a)
 
 
@@ -49,8 +50,8 @@ def test_what_is_stored_is_what_the_graph_computed_after_training() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     result = student.result()
-    assert (result.weight.codes != start.weight.codes).any()
-    assert result.weight.codes.max() <= 3 and result.weight.zero_points.max() <= 3
+    assert (result.integers.codes != start.integers.codes).any()
+    assert result.integers.codes.max() <= 3 and result.integers.zero_points.max() <= 3
     # A and B are stored in fp16; codes, scales and zero points are exact
     assert torch.allclose(result.merged(torch.float32), student.weight(), atol=1e-2)
     q = student.weight() - student.adapter.apply(torch.zeros(8, 64))
@@ -79,8 +80,8 @@ def test_a_code_flips_only_after_half_a_step() -> None:
     student = RoundedLinear(start)
     with torch.no_grad():
         student.u.add_(0.49)
-    assert torch.equal(student.result().weight.codes, start.weight.codes)
+    assert torch.equal(student.result().integers.codes, start.integers.codes)
     with torch.no_grad():
         student.u.add_(0.02)
-    moved = student.result().weight.codes
-    assert torch.equal(moved, (start.weight.codes + 1).clamp(max=3))
+    moved = student.result().integers.codes
+    assert torch.equal(moved, (start.integers.codes + 1).clamp(max=3))
