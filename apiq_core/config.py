@@ -239,9 +239,9 @@ class QuantizeOptions(_Strict):
         "original. Default: `compressed-tensors`, and for `qlora` `dense`, the only one that can "
         "hold it.",
     )
-    calibration: Calibration = Field(default_factory=Calibration)  # type: ignore[arg-type]
-    evaluation: Evaluation = Field(default_factory=Evaluation)  # type: ignore[arg-type]
-    training: Training = Field(default_factory=Training)  # type: ignore[arg-type]
+    calibration: Calibration = Field(default_factory=Calibration)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    training: Training = Field(default_factory=Training)
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the windows.")
 
 

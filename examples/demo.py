@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -99,7 +100,7 @@ def verify(folder: Path) -> int:
     return len(files)
 
 
-def stock_rows() -> list[dict]:
+def stock_rows() -> list[dict[str, Any]]:
     rows_file = OUT / "stock_rows.json"
     command = [sys.executable, str(ROOT / "examples" / "stock_reader.py")]
     command += ["--full", str(DATA / "models" / MODEL), "--tokens", str(OUT / "ours/report.json")]
@@ -115,10 +116,11 @@ def stock_rows() -> list[dict]:
     if done.returncode:
         end = "\n".join(done.stderr.splitlines()[-LINES_OF_ERROR:])
         raise SystemExit(f"{end}\nthe stock reader failed with exit code {done.returncode}")
-    return json.loads(rows_file.read_text())
+    rows: list[dict[str, Any]] = json.loads(rows_file.read_text())
+    return rows
 
 
-def show(rows: list[dict], total_seconds: float) -> None:
+def show(rows: list[dict[str, Any]], total_seconds: float) -> None:
     report = json.loads((OUT / "ours" / "report.json").read_text())
     bits = {"full precision": 16.0, "ours without adapter": report["bits_per_weight"]["weights"]}
     bits["ours with adapter"] = report["bits_per_weight"]["total"]

@@ -37,7 +37,9 @@ def file_bytes(folder: Path) -> int:
 
 
 @torch.no_grad()
-def score(model: torch.nn.Module, tokens: torch.Tensor, reference: list[torch.Tensor]) -> dict:
+def score(
+    model: torch.nn.Module, tokens: torch.Tensor, reference: list[torch.Tensor]
+) -> dict[str, Any]:
     """Perplexity of `tokens` (windows, length) and KL to `reference`, log-probabilities a window.
 
     An empty `reference` is filled with this model's.
@@ -101,8 +103,7 @@ def main() -> None:
             inputs = tokenizer(arguments.prompt, return_tensors="pt")
             output = adapted.generate(**inputs, max_new_tokens=40, do_sample=False)
             rows[-1]["generated"] = tokenizer.decode(output[0], skip_special_tokens=True)
-    for row in rows:
-        print(json.dumps(row))
+    print(*map(json.dumps, rows), sep="\n")
     if arguments.out:
         arguments.out.write_text(json.dumps(rows, indent=2))
 

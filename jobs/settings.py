@@ -187,7 +187,7 @@ class SettingsError(ValueError):
 def load_settings() -> Settings:
     """The settings of this process, from its environment; raises `SettingsError`."""
     try:
-        return Settings()  # type: ignore[call-arg]  # every field has a default
+        return Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(map(_describe, error.errors()))) from None
 
