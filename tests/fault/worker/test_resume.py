@@ -1,4 +1,8 @@
-"""A job goes on where another worker left it, and its files are those of a quiet run."""
+"""A job goes on where another worker left it, and its files are those of a quiet run.
+
+The real child imports torch for seconds: what it does with a checkpoint once that is there is
+asked on one column.
+"""
 
 import hashlib
 import sys
@@ -140,6 +144,7 @@ def remove(house: House, key: str) -> None:
     house.store.delete_prefix(key)
 
 
+@pytest.mark.column("production")
 @pytest.mark.parametrize("damage", [flip_a_bit, remove])
 def test_a_damaged_checkpoint(hosts: Hosts, damage: Callable[[House, str], None]) -> None:
     house, job = hosts.house, hosts.accept()
@@ -154,6 +159,7 @@ def test_a_damaged_checkpoint(hosts: Hosts, damage: Callable[[House, str], None]
     assert [event["index"] for event in data(house, job, "block")] == [0, 1, 2, 1, 2]
 
 
+@pytest.mark.column("embedded")
 def test_a_checkpoint_of_another_identity(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     house, job = hosts.house, hosts.accept()
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the next host has another number of cores

@@ -182,6 +182,7 @@ def test_killed_while_it_trains_the_integers(hosts: Hosts, base: Job, dataset: s
     assert any(files[name] != published(house, base)[name] for name in trained)
 
 
+@pytest.mark.column("embedded")
 def test_a_damaged_checkpoint_begins_anew(hosts: Hosts, base: Job, dataset: str) -> None:
     house, job = hosts.house, accept(hosts.house, base.id, dataset)
     job = hosts.run("trained", "5")
@@ -251,6 +252,7 @@ def test_what_it_publishes_names_what_it_was_made_from(
     assert job.progress is not None and job.progress["unit"] == "step"
 
 
+@pytest.mark.column("production")
 def test_a_model_is_a_base_too(hosts: Hosts, dataset: str) -> None:
     job = accept(hosts.house, "tiny", dataset, rank=4)
     job = hosts.run()
@@ -268,6 +270,7 @@ def test_a_base_stays_while_it_is_trained_on(hosts: Hosts, base: Job, dataset: s
         repository.delete(connection, base.id)
 
 
+@pytest.mark.column("embedded")
 def test_what_no_worker_can_train_on_is_the_users_fault(hosts: Hosts, base: Job) -> None:
     house = hosts.house
     accept(house, base.id, upload(house, b"the " * 20, TEXT))  # more bytes than tokens
@@ -276,6 +279,7 @@ def test_what_no_worker_can_train_on_is_the_users_fault(hosts: Hosts, base: Job)
     assert (job.error["code"], job.error["fault"]) == ("too_little_data", "user")
 
 
+@pytest.mark.column("production")
 def test_a_base_that_is_not_what_it_was(hosts: Hosts, base: Job, dataset: str) -> None:
     """Damaged it may be mended, or was read wrongly; what is gone stays so."""
     house, job = hosts.house, accept(hosts.house, base.id, dataset)
@@ -322,6 +326,7 @@ def test_a_worker_that_is_asked_to_end_while_it_trains(
     assert [event["step"] for event in data(house, job, "resumed")] == [row.block]
 
 
+@pytest.mark.column("embedded")
 def test_what_is_wrong_with_a_model_is_said_of_base(hosts: Hosts, dataset: str) -> None:
     job = accept(hosts.house, "tiny", dataset, rank=4)
     shutil.rmtree(hosts.model_dir)
