@@ -11,7 +11,7 @@ from apiq_core.finetune.data.chat import UnfitChat, chat_segments
 from apiq_core.finetune.data.rows import Row, Segment
 
 SHOWN_LINES = 20
-POLLED_ROWS = 100  # are tokenized between two questions whether to stop
+POLLED_ROWS = 10  # are tokenized between two questions whether to stop: long chats take seconds
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from apiq_core.layout import training_checkpoint
 from tests.integration.core.finetune.support import run
 
 # the question whether to stop that the second process answers with yes: in the midst of step 3
-ORDER = 16
+ORDER = 18
 
 
 def stop(base: Path, data: Path, out: Path, settings: FinetuneConfig) -> None:

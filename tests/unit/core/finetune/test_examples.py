@@ -196,12 +196,12 @@ def test_a_stop_order_is_heard_between_rows(tokenizer: PreTrainedTokenizerBase) 
             yield read, parse('{"text": "a b c"}')
 
     def check_stop() -> None:
-        if read > 150:
+        if read > 155:
             raise Stopped
 
     with pytest.raises(Stopped):
         to_examples(rows(), tokenizer, 16, truncate=False, check_stop=check_stop)
-    assert read == 201
+    assert read == 161
 
 
 def test_windows_of_a_plain_text_follow_each_other() -> None:
