@@ -26,7 +26,14 @@ class Checkpoint:
         self._stack = ExitStack()
         self._holder: dict[str, Any] = {}
         for file in weight_files(model_dir):
-            opened = safe_open(file, framework="pt", backend=BACKEND)
+            try:
+                opened = safe_open(file, framework="pt", backend=BACKEND)
+            except SafetensorError as error:
+                raise UserError(
+                    "corrupt_weights",
+                    f"{file.name} is truncated or corrupt: {error}",
+                    param="model",
+                ) from None
             handle = self._stack.enter_context(opened)
             self._holder |= dict.fromkeys(handle.keys(), handle)
 
@@ -40,8 +47,11 @@ class Checkpoint:
     def load(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """One tensor on the CPU, in its stored dtype or in `dtype`.
 
-        Raises `UserError(corrupt_weights)` if it cannot be read or holds a NaN or infinity.
+        Raises `UserError(corrupt_weights)` if it is not there, cannot be read or holds a NaN or
+        infinity.
         """
+        if name not in self:
+            raise UserError("corrupt_weights", f"the checkpoint has no {name}", param="model")
         try:
             tensor: Tensor = self._holder[name].get_tensor(name)
         except SafetensorError as error:

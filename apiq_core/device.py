@@ -16,12 +16,23 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(
-            "illegal_device", f"{name!r} is no device", param="device", legal="auto, cpu, cuda[:n]"
-        ) from None
+        raise _illegal(name) from None
+    if device.type not in ("cpu", "cuda"):
+        raise _illegal(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("illegal_device", "there is no GPU here", param="device", value=name)
     return device
+
+
+def _illegal(name: str) -> UserError:
+    legal = "auto, cpu, cuda[:n]"
+    return UserError(
+        "illegal_device",
+        f"device is {name!r}; legal: {legal}",
+        param="device",
+        value=name,
+        legal=legal,
+    )
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

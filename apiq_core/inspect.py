@@ -110,9 +110,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_files(names: Iterable[str], config: Mapping[str, Any]) -> None:
-    """Refuse by file names and config.json alone: pickles, remote code, no tokenizer, layout."""
-    names = list(names)
+def check_architecture(config: Mapping[str, Any]) -> None:
+    """Refuse code of the model's own and layouts that are not known: losses of others would be
+    computed without what theirs has, such as a scale of the logits."""
     model_type = str(config.get("model_type"))
     if "auto_map" in config:
         raise UserError(
@@ -129,6 +129,12 @@ def check_files(names: Iterable[str], config: Mapping[str, Any]) -> None:
             value=model_type,
             legal=list(SUPPORTED_MODEL_TYPES),
         )
+
+
+def check_files(names: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Refuse by file names and config.json alone: pickles, remote code, no tokenizer, layout."""
+    names = list(names)
+    check_architecture(config)
     if "quantization_config" in config:
         raise UserError(
             "already_quantized",

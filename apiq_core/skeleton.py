@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from apiq_core.checkpoint import Checkpoint
 from apiq_core.errors import UserError
+from apiq_core.tokenizer import check_ids
 
 Weights = Mapping[str, Tensor]  # names relative to the block
 LOGIT_TOKENS = 128  # to run the head on at a time: logits are wide
@@ -93,6 +94,7 @@ class Skeleton:
         """
         name = _parameter_name(self.model, self.model.get_input_embeddings().weight)
         weight = checkpoint.load(name, self.dtype).to(self.device)
+        check_ids(int(tokens.max()), len(weight))
         embedding = self.model.get_input_embeddings()
         hidden = torch.cat(
             [

@@ -18,3 +18,17 @@ def load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
             "corrupt_tokenizer", f"the tokenizer does not load: {error}", param="model"
         ) from None
     return tokenizer
+
+
+def check_ids(largest: int, vocabulary: int) -> None:
+    """Refuse a token for which the model's embedding, of so many rows, has none: tokens were added
+    and the model was not resized. Raises `UserError(corrupt_tokenizer)`."""
+    if largest >= vocabulary:
+        raise UserError(
+            "corrupt_tokenizer",
+            f"the tokenizer makes token {largest} of the text, and the model's embedding has "
+            f"{vocabulary} rows; legal: tokens below {vocabulary}",
+            param="model",
+            value=largest,
+            legal={"at_most": vocabulary - 1},
+        )

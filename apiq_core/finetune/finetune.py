@@ -38,7 +38,7 @@ from apiq_core.formats import compressed_tensors_mixed
 from apiq_core.inspect import read_json
 from apiq_core.layout import training_checkpoint
 from apiq_core.meter import Meter
-from apiq_core.tokenizer import load_tokenizer
+from apiq_core.tokenizer import check_ids, load_tokenizer
 
 
 def _tell_nobody(event: Event) -> None:
@@ -105,6 +105,7 @@ def finetune(
         data = load_data(dataset, validation, tokenizer, config, on_event, check_stop)
         examples, members, held_out = data.examples, data.members, data.held_out
         model = load_model(model_dir, target, compute_dtype(target))
+        check_ids(max(max(example.tokens) for example in examples), model.config.vocab_size)
         use_matmul_dtype(model, target)
         is_quantized = packed_layers(model) != {}
         _check_grid(base, config, is_quantized=is_quantized)

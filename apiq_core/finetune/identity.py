@@ -12,7 +12,7 @@ from apiq_core.finetune import processes
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.identity import Identity, cpu, file_sha256
-from apiq_core.inspect import weight_files
+from apiq_core.inspect import COMPANIONS, weight_files
 
 
 def identify(
@@ -24,14 +24,15 @@ def identify(
 ) -> Identity:
     """The identity of a run."""
     files = {f"model.{file.name}": file for file in weight_files(base.model_dir)}
-    files["model.config.json"] = base.model_dir / "config.json"
+    parts = ("config.json", *COMPANIONS)  # a tokenizer or its template makes other tokens
+    files |= {f"model.{name}": base.model_dir / name for name in parts}
     if base.adapter_dir is not None:
         files |= {f"adapter.{file.name}": file for file in base.adapter_dir.glob("adapter_*")}
     files["dataset"] = dataset
     if validation is not None:
         files["validation"] = validation
     return (
-        {name: file_sha256(file) for name, file in sorted(files.items())}
+        {name: file_sha256(file) for name, file in sorted(files.items()) if file.is_file()}
         | {f"config.{name}": value for name, value in config.model_dump(mode="json").items()}
         | {
             "bits": base.bits,

@@ -94,8 +94,17 @@ def _read_text(
     param: str,
     check_stop: CheckStop,
 ) -> list[Example]:
-    with file.open(encoding="utf-8") as text:
-        ids = text_tokens(text, tokenizer, check_stop)
+    try:
+        with file.open(encoding="utf-8-sig") as text:
+            ids = text_tokens(text, tokenizer, check_stop)
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
+        raise UserError(
+            "not_utf8",
+            f"the text has a byte {byte} that is not UTF-8: {error.reason}; legal: text in UTF-8",
+            param=param,
+            value=byte,
+        ) from None
     found = windows(ids, config.max_length, first_tokens(tokenizer))
     if not found:
         raise UserError(

@@ -26,7 +26,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PeftModel:
     """`model` with the adapter of its quantize job, whatever it is, or with a new one.
 
-    Raises `UserError` (`illegal_rank`, `illegal_adapter`) for what only a new one has.
+    Raises `UserError`: `illegal_rank`, `illegal_adapter` for what only a new one has,
+    `illegal_train` where the base's is on none of the layers that are to be trained.
     """
     if base.adapter_dir is None:
         wrapped = new_adapter(model, config)
@@ -34,6 +35,14 @@ def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PeftMo
         check_nothing_new(config)
         wrapped = PeftModel.from_pretrained(model, str(base.adapter_dir), is_trainable=True)
     choose_trained(wrapped, config.train)
+    if not trained_parameters(wrapped):
+        raise UserError(
+            "illegal_train",
+            f"train is {config.train}, but the base's adapter is on none of these layers; legal: "
+            "all, or a base that bits quantized, not bits_per_weight",
+            param="train",
+            value=config.train,
+        )
     return wrapped
 
 

@@ -15,6 +15,7 @@ from apiq_core.config import PER_CHANNEL
 from apiq_core.errors import UserError
 from apiq_core.finetune.packed.packed_linear import PackedLinear
 from apiq_core.formats import compressed_tensors, compressed_tensors_mixed
+from apiq_core.inspect import check_architecture, inspect_model, read_json
 from apiq_core.packing import WORD
 
 PACKED = "weight_packed"
@@ -25,8 +26,13 @@ SUFFIXES = (PACKED, "weight_scale", "weight_zero_point", "weight_shape")
 def load_model(model_dir: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The checkpoint in `model_dir`, frozen: a quantize job's `model/`, or a full-precision one.
 
-    Weights that are not packed, and activations, are of `dtype`.
+    Weights that are not packed, and activations, are of `dtype`. Raises `UserError` for what
+    `inspect_model` refuses, but for packed weights.
     """
+    if "quantization_config" in (stored := read_json(model_dir / "config.json")):
+        check_architecture(stored)
+    else:
+        inspect_model(model_dir)
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # its reader would make dense weights of the integers
@@ -83,7 +89,12 @@ def _load(model: nn.Module, source: Checkpoint, dtype: torch.dtype) -> None:
             replace_layer(model, owner, _read(source, owner, dtype))
         elif f"{owner}.{PACKED}" not in source and not name.endswith(COMPUTED):
             dense[name] = source.load(name, dtype)
-    unknown = model.load_state_dict(dense, strict=False, assign=True).unexpected_keys
+    try:
+        unknown = model.load_state_dict(dense, strict=False, assign=True).unexpected_keys
+    except RuntimeError as error:  # of other shapes than config.json promises
+        raise UserError(
+            "corrupt_weights", str(error).splitlines()[-1].strip(), param="base"
+        ) from None
     if unknown:
         raise UserError("corrupt_weights", f"the model has no {unknown[0]}", param="base")
 

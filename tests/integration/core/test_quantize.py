@@ -255,6 +255,14 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert "model.layers.1.mlp.up_proj.weight" in caught.value.message
 
 
+def test_tokens_that_the_model_has_no_embedding_for_are_refused(tmp_path: Path) -> None:
+    model_dir = make_tiny(tmp_path / "source", vocab_size=300)
+    with pytest.raises(UserError) as caught:
+        quantize(model_dir, tmp_path / "out", small_config(method="rtn"))
+    assert caught.value.code == "corrupt_tokenizer"
+    assert "embedding has 300 rows" in caught.value.message
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     model_dir = make_tiny(tmp_path / "source", layers=6, hidden=128, intermediate=256)

@@ -1,5 +1,6 @@
 """Training that is stopped and gone on with, and checkpoints that cannot be."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,21 @@ def test_a_stop_order_is_heard_within_a_step(
 def test_a_checkpoint_of_another_run_is_not_gone_on_with(
     base: Path, sums: Path, tmp_path: Path
 ) -> None:
+    base, out = Path(shutil.copytree(base, tmp_path / "base")), tmp_path / "out"
     should_stop, on_event = stop_after(3)
     with pytest.raises(Stopped):
-        run(base, sums, tmp_path, config(), should_stop=should_stop, on_event=on_event)
+        run(base, sums, out, config(), should_stop=should_stop, on_event=on_event)
     events: list[Event] = []
-    run(base, sums, tmp_path, config(lr=5e-3), on_event=events.append)
+    with (base / "model" / "tokenizer_config.json").open("a") as file:
+        file.write("\n")
+    run(base, sums, out, config(lr=5e-3), on_event=events.append)
     assert not [e for e in events if e.type == "resumed"]
     assert next(e.data["done"] for e in events if e.type == "progress") == 1
     (warning,) = [e.data for e in events if e.type == "warning"]
     assert (warning["code"], warning["block"]) == ("checkpoint_discarded", 0)
-    assert warning["differs"] == ["config.lr"]
-    assert "was made with another config.lr; training begins anew" in warning["message"]
+    assert warning["differs"] == ["config.lr", "model.tokenizer_config.json"]
+    named = ", ".join(warning["differs"])
+    assert f"was made with another {named}; training begins anew" in warning["message"]
 
 
 def test_a_checkpoint_that_cannot_be_read_is_told(base: Path, sums: Path, tmp_path: Path) -> None:

@@ -170,6 +170,21 @@ def test_a_text_of_one_window(files: Files, dataset: str, value: int, said: str)
         assert len(files.load("a" + " a" * 9, max_length=8).examples) == 2
 
 
+def test_a_text_is_utf8_and_its_mark_no_token(files: Files) -> None:
+    marked, plain = files.load("\ufeff" + "word " * 200), files.load("word " * 200)
+    assert marked.examples == plain.examples
+    dataset = files.write("latin", "")
+    dataset.write_bytes("caf\u00e9 ".encode("latin-1") * 200)
+    with pytest.raises(UserError) as caught:
+        load_data(
+            *(dataset, None, files.tokenizer, FinetuneConfig()),
+            on_event=files.events.append,
+            check_stop=lambda: None,
+        )
+    error = caught.value
+    assert (error.code, error.param, error.value) == ("not_utf8", "dataset", "0xe9")
+
+
 @pytest.mark.parametrize("dataset", ["a text\n", ROWS])
 def test_a_stop_order_is_heard_while_a_file_is_read(
     files: Files, dataset: Any, monkeypatch: pytest.MonkeyPatch
