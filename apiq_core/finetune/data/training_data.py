@@ -94,7 +94,7 @@ def _read_text(
     param: str,
     check_stop: CheckStop,
 ) -> list[Example]:
-    with file.open(encoding="utf-8") as text:
+    with file.open(encoding="utf-8-sig", newline="") as text:  # as it is, but for the mark
         ids = text_tokens(text, tokenizer, check_stop)
     found = windows(ids, config.max_length, first_tokens(tokenizer))
     if not found:

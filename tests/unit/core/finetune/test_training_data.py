@@ -13,6 +13,7 @@ from apiq_core.events import Event
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.data import read as data
 from apiq_core.finetune.data import training_data
+from apiq_core.finetune.data.preview import preview_text
 from apiq_core.finetune.data.training_data import TrainingData, load_data
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
@@ -168,6 +169,18 @@ def test_a_text_of_one_window(files: Files, dataset: str, value: int, said: str)
         assert ": 10 tokens, or a max_length smaller than 8, or " in caught.value.message
         assert caught.value.legal == {"at_least": 10}
         assert len(files.load("a" + " a" * 9, max_length=8).examples) == 2
+
+
+def test_a_text_is_read_as_previews_show_it(files: Files) -> None:
+    content = b"\xef\xbb\xbf" + b"the module\r\n" * 20  # as editors on Windows write it
+    file = files.folder / "data.txt"
+    file.write_bytes(content)
+    config = FinetuneConfig(max_length=16)
+    read = load_data(file, None, files.tokenizer, config, files.events.append, lambda: None)
+    ids = [token for example in read.examples for token in example.tokens]
+    (shown,) = preview_text(content, files.tokenizer, config.max_length).rows
+    assert [token.id for token in shown.tokens] == ids
+    assert files.tokenizer.decode(ids) == "the module\r\n" * 20
 
 
 @pytest.mark.parametrize("dataset", ["a text\n", ROWS])
