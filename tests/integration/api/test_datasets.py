@@ -1,5 +1,6 @@
 """Uploads of texts: checked as they arrive, and nothing is left of a refused one."""
 
+import gzip
 import hashlib
 import os
 import time
@@ -144,6 +145,15 @@ def test_other_content_types(service: Service) -> None:
         problem = service.refused(answer, 415, "unsupported_media_type")
         assert "legal: text/plain, application/jsonl" in problem["detail"]
         assert "multipart/form-data" in problem["legal"]
+
+
+def test_a_compressed_body(service: Service) -> None:
+    answer = service.http.post(
+        "/datasets", content=gzip.compress(b"text"), headers=PLAIN | {"content-encoding": "gzip"}
+    )
+    problem = service.refused(answer, 415, "unsupported_media_type")
+    assert [error["pointer"] for error in problem["errors"]] == ["Content-Encoding:"]
+    assert "content-encoding is 'gzip'; legal: a body that is not compressed" in problem["detail"]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201, "\x00"])
