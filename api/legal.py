@@ -9,6 +9,7 @@ from apiq_core.config import SOURCE_PATTERN
 from jobs.datasets.hub_splits import NAME
 from jobs.requests import DATASET_ID
 
+IDEMPOTENCY_KEY = r"^[\x21-\x7e]+$"
 BOUNDS = {"ge": "at_least", "gt": "more_than", "le": "at_most", "lt": "less_than"}
 # what pydantic says of a bound, and what is said here
 WORDS = (("less than or equal to", "at most"), ("greater than or equal to", "at least"))
@@ -16,6 +17,7 @@ PATTERNS = {
     f"^{DATASET_ID.pattern}$": "`ds_...`, the id of an uploaded dataset; `POST /datasets` with "
     '`{"hub": "org/name"}` fetches one of the hub and answers with its id',
     SOURCE_PATTERN: "`wikitext2`, `builtin`, or `dataset:ds_...` of an uploaded text",
+    IDEMPOTENCY_KEY: "1 to 255 ASCII characters that are printed, no space",
     NAME: "1 to 100 of ASCII letters, digits, `_`, `.`, `+` and `-`, starting with one of the "
     "first three",
 }
@@ -34,6 +36,7 @@ TYPES = {
     "model_attributes_type": "a JSON object",
     "model_type": "a JSON object",
     "dict_type": "a JSON object",
+    "recursion_depth_exceeded": "no deep nesting",
 }
 
 
@@ -61,8 +64,8 @@ def legal_words(error: Mapping[str, Any], field: FieldInfo | None) -> str | None
         return f"at {limit} {context[count]} {what}{'' if context[count] == 1 else 's'}"
     value, values = error.get("input"), legal_values(field)
     is_nan = isinstance(value, float) and value != value  # of two bounds pydantic names the last
-    if kind in TYPES or is_nan:
-        bounds = values if isinstance(values, dict) else {}
+    bounds = values if isinstance(values, dict) else {}
+    if kind in TYPES or (is_nan and bounds):
         words = [f"{name.replace('_', ' ')} {limit}" for name, limit in bounds.items()]
         return ", ".join([TYPES.get(kind, "a number"), *words[:1]]) + "".join(
             f" and {word}" for word in words[1:]

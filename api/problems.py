@@ -257,7 +257,7 @@ def install(app: FastAPI) -> None:
     async def _(request: Request, error: RequestValidationError) -> Response:
         entries = error.errors()
         if entries and entries[0]["type"] == "json_invalid":
-            reason = (entries[0].get("ctx") or {}).get("error", "")
+            reason = (entries[0].get("ctx") or {}).get("error", "").removesuffix(" at")
             return problem_response(
                 "malformed_json", f"the body is not JSON: {reason} at byte {entries[0]['loc'][-1]}"
             )
@@ -288,7 +288,11 @@ def install(app: FastAPI) -> None:
         if error.status_code == 413:
             return problem_response("body_too_large", error.detail, headers={"connection": "close"})
         if error.status_code == 400 and "parsing the body" in str(error.detail):
-            return problem_response("malformed_json", "the body is not JSON in UTF-8")
+            return problem_response(
+                "malformed_json",
+                "the body cannot be read; legal: JSON in UTF-8, not compressed, without deep "
+                "nesting and numbers of thousands of digits",
+            )
         return problem_response(
             "bad_request", str(error.detail), status=error.status_code, headers=error.headers
         )

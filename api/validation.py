@@ -51,12 +51,16 @@ def describe(error: Mapping[str, Any], root: type[BaseModel] | None = None) -> F
     """
     place, *full_path = error["loc"]
     if error["type"] == "union_tag_invalid":
-        tag = (error.get("ctx") or {}).get("tag")
-        detail = f"type is {quoted(tag)}; legal: {', '.join(REQUESTS)}"
-        return FieldError(pointer="#/type", detail=detail, value=tag, legal=[*REQUESTS])
+        value = error["input"]["type"]
+        shown = _shown(["type"], value)
+        detail = f"type is {shown}; legal: {', '.join(REQUESTS)}"
+        told = _short(value) if shown == quoted(value) else None
+        return FieldError(pointer="#/type", detail=detail, value=told, legal=[*REQUESTS])
     if root is None:
         is_tagged = place == "body" and full_path and full_path[0] in REQUESTS
         root = REQUESTS[full_path.pop(0)] if is_tagged else QuantizeRequest
+    if error["type"] == "recursion_depth_exceeded":  # whose place names every level
+        full_path = full_path[:1]
     path = [part[:MAX_QUOTED_CHARACTERS] if isinstance(part, str) else part for part in full_path]
     if error["type"] == "width_missing":  # pydantic names the field that was read last
         path[-1] = "bits"
@@ -66,12 +70,10 @@ def describe(error: Mapping[str, Any], root: type[BaseModel] | None = None) -> F
         pointer = f"?{path[0]}" if place == "query" else f"{path[0] if path else place}:"
     name = ".".join(map(str, path)) or "the body"
     value = error.get("input")
-    if place == "query":
-        shown, path = quoted(value), []
-    elif place == "body":
+    if place == "body":
         shown = _shown(path, value)
-    else:  # a header may hold a secret
-        shown, path = _shown([], value), []
+    else:
+        shown, path = quoted(value), []
     detail = _detail(root, name, path, shown, error)
     if error["type"] in ("extra_forbidden", "missing", "width_missing"):
         return FieldError(pointer=pointer, detail=detail)
@@ -101,7 +103,8 @@ def quoted(value: Any) -> str:
     except (TypeError, ValueError, RecursionError):  # a file of a form
         text = repr(value)
     if len(text) > MAX_QUOTED_CHARACTERS:
-        return f"{text[:MAX_QUOTED_CHARACTERS]}... ({len(text)} characters)"
+        length = len(value if isinstance(value, str) else text)
+        return f"{text[:MAX_QUOTED_CHARACTERS]}... ({length} characters)"
     return text
 
 

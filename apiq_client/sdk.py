@@ -66,6 +66,8 @@ class Client:
                 timeout=timeout_s,
                 follow_redirects=True,
             )
+            if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
+                raise httpx.InvalidURL("no http:// and a host")
         except httpx.InvalidURL as error:
             raise ApiqError(
                 "illegal_url",

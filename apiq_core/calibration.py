@@ -93,7 +93,7 @@ def _tokenize(
         text = builtin_text()
     elif source in texts:
         with texts[source].open("rb") as file:
-            text = file.read(MAX_TEXT_BYTES).decode("utf-8", errors="ignore")
+            text = file.read(MAX_TEXT_BYTES).decode("utf-8-sig", errors="ignore")
     else:
         raise UserError(
             "text_not_available",

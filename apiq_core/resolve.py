@@ -209,7 +209,8 @@ def _check_budget(config: QuantizeConfig, group_size: int, facts: ModelFacts) ->
         raise UserError(
             "budget_too_small",
             f"bits_per_weight {config.bits_per_weight} holds no plan: {widths[0]}-bit codes with "
-            f"scales and zero points of groups of {group_size} take {least:.4f}",
+            f"scales and zero points of groups of {group_size} take {least:.4f}; legal: at least "
+            f"{round(least + 5e-5, 4)}",
             param="bits_per_weight",
             value=config.bits_per_weight,
             legal={"at_least": round(least + 5e-5, 4)},
@@ -313,7 +314,8 @@ def _fits_context(
     if text.length > facts.max_length:
         raise UserError(
             "length_exceeds_context",
-            f"{name}.length {text.length} exceeds the model's context of {facts.max_length} tokens",
+            f"{name}.length {text.length} exceeds the model's context; legal: 8 to "
+            f"{facts.max_length}",
             param=f"{name}.length",
             value=text.length,
             legal={"at_least": 8, "at_most": facts.max_length},

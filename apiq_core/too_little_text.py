@@ -8,18 +8,23 @@ def too_little_text(
 ) -> UserError:
     """`part` of the config asks for more windows of `length` tokens than there are `available`.
 
-    It names the count that is to be smaller: `samples`, as far as that helps, else `held_out`.
+    It names the count that is to be smaller: `samples`, as far as that helps, else `held_out`;
+    where the text has no room for one of each, that it is too short.
     """
     name, value, others = "samples", samples, held_out
     if held_out and (samples == 0 or available <= held_out):
         name, value, others = "held_out", held_out, min(samples, 1)
     at_most = max(0, available - others)
+    legal: str | dict[str, int] = {"at_most": at_most}
+    says = f"{name} of at most {at_most}"
+    if name == "held_out" and at_most == 0:  # one is needed
+        legal = says = "a longer text, or a smaller length"
     also = f", and {held_out} held out" if held_out else ""
     return UserError(
         "too_little_text",
         f"{part} asks for {samples} windows of {length} tokens{also}; {there_is} {available} "
-        f"windows; legal: {name} of at most {at_most}",
+        f"windows; legal: {says}",
         param=f"{part}.{name}",
         value=value,
-        legal={"at_most": at_most},
+        legal=legal,
     )

@@ -205,8 +205,8 @@ def _check_length(request: FinetuneRequest, context_length: int) -> None:
     if request.max_length > context_length:
         raise UserError(
             "length_exceeds_context",
-            f"max_length is {request.max_length}; the context of {request.base} has "
-            f"{context_length} tokens",
+            f"max_length is {request.max_length}, more than the context of {request.base}; "
+            f"legal: at most {context_length} tokens",
             param="max_length",
             value=request.max_length,
             legal={"at_most": context_length},

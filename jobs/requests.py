@@ -65,6 +65,8 @@ def _check_base(text: str) -> str:
     if JOB_ID.fullmatch(text) is None and not is_model_id(text):
         legal = f"`job_...`, or a model id: {LEGAL_MODEL_ID}{_of_a_path(text)}"
         raise ValueError(f"not a base; legal: {legal}")
+    if JOB_ID.fullmatch(text) is None and re.fullmatch(r"job_[^/]*", text):
+        raise ValueError("not the id of a job; legal: all of the id, as `GET /jobs` has it")
     return text
 
 

@@ -94,6 +94,7 @@ async def read_hub_dataset(request: Request) -> HubDataset:
 
 async def receive(request: Request, upload: Upload) -> str | None:
     """Check and keep the body; the name of the file, if it came in a form with one."""
+    _refuse_compressed(request)
     content_type = request.headers.get("content-type", "")
     media_type = media_type_of(request)
     if media_type == MEDIA_TYPE:
@@ -110,6 +111,19 @@ async def receive(request: Request, upload: Upload) -> str | None:
     upload.begin(KINDS[media_type])
     await _receive(request, upload, upload.write)
     return None
+
+
+def _refuse_compressed(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        legal = "a body that is not compressed, without this header"
+        raise ApiError(
+            "unsupported_media_type",
+            f"content-encoding is {quoted(encoding)}; legal: {legal}",
+            pointer="Content-Encoding:",
+            value=encoding,
+            legal=legal,
+        )
 
 
 async def _receive_form(request: Request, content_type: str, upload: Upload) -> str:

@@ -17,7 +17,7 @@ from api.problems import ApiError, keyed
 from api.streaming import ByteStream
 from jobs import repository
 from jobs.job import Artifact, Job
-from jobs.states import State
+from jobs.states import TERMINAL, State
 
 router = APIRouter(tags=["artifacts"])
 
@@ -170,9 +170,12 @@ def _published(context: Context, caller: Caller, job_id: str) -> tuple[Job, list
     with context.database.read() as connection:
         job = repository.get(connection, job_id, caller.sees)
         if job.state is not State.SUCCEEDED:
+            has_ended = job.state in TERMINAL
             raise ApiError(
                 "job_not_finished",
-                f"{job_id} is {job.state}; there are artifacts once it has succeeded",
+                f"{job_id} has ended as {job.state}, and made no artifacts"
+                if has_ended
+                else f"{job_id} is {job.state}; there are artifacts once it has succeeded",
                 value=job.state,
                 legal="succeeded",
             )

@@ -11,6 +11,7 @@ from api.auth import JobsReader, JobsWriter
 from api.context import Ctx, context_of
 from api.ids import JobId
 from api.jobs.views import JobPage, JobView, ready, view
+from api.legal import IDEMPOTENCY_KEY
 from api.problems import ApiError, keyed
 from api.validation import quoted
 from jobs import intake, models, repository, texts
@@ -127,8 +128,12 @@ EXAMPLES = {
 
 def _type_of(body: Any) -> str:
     """Which kind of job a body asks for; without a `type` it is to quantize."""
-    kind = body.get("type", "quantize") if isinstance(body, dict) else getattr(body, "type", "")
-    return kind if isinstance(kind, str) and kind else "quantize"
+    kind = (
+        body.get("type", "quantize")
+        if isinstance(body, dict)
+        else getattr(body, "type", "quantize")
+    )
+    return kind if isinstance(kind, str) else ""
 
 
 AnyRequest = Annotated[
@@ -166,7 +171,7 @@ async def submit_job(
         Header(
             min_length=1,
             max_length=255,
-            pattern=r"^[\x21-\x7e]+$",
+            pattern=IDEMPOTENCY_KEY,
             description="Names this request: sent again with the same body it answers with the "
             "same job instead of making another.",
         ),

@@ -24,7 +24,7 @@ def preview(store: ArtifactStore, dataset: Dataset) -> list[Row]:
 def _first_text(store: ArtifactStore, dataset: Dataset) -> list[Row]:
     end = min(dataset.size_bytes, TEXT_CHARACTERS * MAX_CHARACTER_BYTES)
     content = b"".join(store.open_range(dataset_key(dataset.id, dataset.kind), 0, end))
-    text = content.decode("utf-8", "ignore")  # the last character may be cut
+    text = content.decode("utf-8-sig", "ignore")  # the last character may be cut
     return [Row("text", segments=(Segment(text[:TEXT_CHARACTERS], learned=True),))]
 
 

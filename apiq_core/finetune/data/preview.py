@@ -80,7 +80,7 @@ def preview_rows(content: bytes, tokenizer: PreTrainedTokenizerBase, max_length:
 
 def preview_text(content: bytes, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Preview:
     """Of plain text, which training cuts into windows: no row is too long."""
-    text = content.decode("utf-8", "ignore")  # its end may be cut
+    text = content.decode("utf-8-sig", "ignore")  # its end may be cut
     found = Preview(TokenCounts(max_length, too_long=None))
     found.counts.add(_read_text(text, tokenizer).example)
     found.rows.append(_shown(_read_text(text[:SHOWN_CHARACTERS], tokenizer), tokenizer))

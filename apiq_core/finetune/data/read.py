@@ -102,7 +102,7 @@ class Lines:
         content = bytes(self._held)
         self._held.clear()
         self._number += 1
-        if len(content) > MAX_LINE_BYTES or content.strip():
+        if len(content) > MAX_LINE_BYTES or content.removeprefix(BOM_UTF8).strip():
             yield self._number, content
 
     def _hold(self, piece: bytes) -> None:

@@ -69,9 +69,10 @@ def parse(line: str) -> Row:
     try:
         content = json.loads(line)
     except json.JSONDecodeError as error:
-        raise BadRow("", f"not JSON: {error.msg} at character {error.pos + 1}") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise BadRow("", f"not JSON: {error}") from None
+        reason = error.msg.removesuffix(" at")
+        raise BadRow("", f"not JSON: {reason} at character {error.pos + 1}") from None
+    except ValueError:
+        raise BadRow("", "not JSON that anybody reads: a number of thousands of digits") from None
     except RecursionError:
         raise BadRow("", "not JSON that anybody reads: nested too deeply") from None
     if not isinstance(content, dict):

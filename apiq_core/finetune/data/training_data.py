@@ -95,7 +95,7 @@ def _read_text(
     check_stop: CheckStop,
 ) -> list[Example]:
     try:
-        with file.open(encoding="utf-8-sig") as text:
+        with file.open(encoding="utf-8-sig", newline="") as text:  # as it is, but for the mark
             ids = text_tokens(text, tokenizer, check_stop)
     except UnicodeDecodeError as error:
         byte = f"0x{error.object[error.start]:02x}"

@@ -183,7 +183,8 @@ def test_of_an_unfinished_job(service: Service, path: str) -> None:
     service.put(f"jobs/{claimed.id}/attempts/1/files/report.json", b"{}")
     service.refused(service.http.get(url), 409, "job_not_finished")
     service.fail(claimed, {"code": "x", "message": "y", "fault": "user", "retryable": False})
-    assert "failed" in service.refused(service.http.get(url), 409, "job_not_finished")["detail"]
+    problem = service.refused(service.http.get(url), 409, "job_not_finished")
+    assert problem["detail"] == f"{job['id']} has ended as failed, and made no artifacts"
     service.refused(service.http.get(f"/jobs/{JOB}/{path}"), 404, "job_not_found")
 
 

@@ -60,7 +60,7 @@ def cut(file: Path, length: int) -> None:
             {"bits": None, "bits_per_weight": 2.25},
             "budget_too_small",
             "#/bits_per_weight",
-            ["2.25", "groups of 64", "2.3750"],
+            ["2.25", "groups of 64", "2.3750; legal: at least 2.375"],
         ),
         (
             {"adapter": "dora", "method": "apiq-lw"},
@@ -73,7 +73,7 @@ def cut(file: Path, length: int) -> None:
             {"calibration": {"length": 4096}},
             "length_exceeds_context",
             "#/calibration/length",
-            ["4096", "512"],
+            ["4096", "legal: 8 to 512"],
         ),
         (
             {"method": "rtn", "recipe": "fast"},
@@ -184,7 +184,10 @@ def test_a_text_that_is_surely_too_short(service: Service) -> None:
     problem = service.refused(service.http.post("/jobs", json=body), 422, "too_little_text")
     assert [error["pointer"] for error in problem["errors"]] == ["#/calibration/held_out"]
     assert problem["legal"] == {"at_most": 18}
-    body["calibration"] |= {"held_out": 8, "samples": 11}
+    body["calibration"]["source"] = f"dataset:{service.upload(b'x' * 300)['id']}"
+    problem = service.refused(service.http.post("/jobs", json=body), 422, "too_little_text")
+    assert "at most 1 windows; legal: a longer text, or a smaller length" in problem["detail"]
+    body["calibration"] |= {"held_out": 8, "samples": 11, "source": source}
     body["evaluation"] = {"samples": 0}
     assert service.http.post("/jobs", json=body).status_code == 202
 
@@ -218,7 +221,16 @@ def test_what_a_retry_cannot_be_sent(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"{'model': 1}", b'{"model": "tiny", "bits": 2', b"\xff\xfe", b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"{'model': 1}",
+        b'{"model": "tiny", "bits": 2',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"1" * 5000,
+        b"\x1f\x8b",
+    ],
 )
 def test_malformed_json(service: Service, content: bytes) -> None:
     answer = service.http.post(
@@ -227,7 +239,9 @@ def test_malformed_json(service: Service, content: bytes) -> None:
     if content == b"":
         service.refused(answer, 422, "invalid_request")
     else:
-        service.refused(answer, 400, "malformed_json")
+        problem = service.refused(answer, 400, "malformed_json")
+        if content[:1] in (b"1", b"\x1f"):
+            assert "not compressed, without deep nesting and numbers of" in problem["detail"]
 
 
 @pytest.mark.parametrize("content", [b"null", b"[]", b"3", b'"x"'])

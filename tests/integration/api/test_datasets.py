@@ -1,5 +1,6 @@
 """Uploads of texts: checked as they arrive, and nothing is left of a refused one."""
 
+import gzip
 import hashlib
 import os
 import time
@@ -146,6 +147,15 @@ def test_other_content_types(service: Service) -> None:
         assert "multipart/form-data" in problem["legal"]
 
 
+def test_a_compressed_body(service: Service) -> None:
+    answer = service.http.post(
+        "/datasets", content=gzip.compress(b"text"), headers=PLAIN | {"content-encoding": "gzip"}
+    )
+    problem = service.refused(answer, 415, "unsupported_media_type")
+    assert [error["pointer"] for error in problem["errors"]] == ["Content-Encoding:"]
+    assert "content-encoding is 'gzip'; legal: a body that is not compressed" in problem["detail"]
+
+
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201, "\x00"])
 def test_names_that_are_none(service: Service, name: str) -> None:
     answer = service.http.post("/datasets", params={"name": name}, content=b"x", headers=PLAIN)
@@ -168,7 +178,7 @@ def test_a_preview_is_its_beginning(service: Service) -> None:
     dataset = service.upload(TEXT.encode())
     (row,) = service.http.get(f"/datasets/{dataset['id']}/preview").json()["rows"]
     assert row == {"shape": "text", "segments": [{"text": TEXT[:1000], "learned": True}]}
-    short = service.upload("ü".encode())
+    short = service.upload("\ufeffü".encode())  # a mark that editors on Windows write
     (row,) = service.http.get(f"/datasets/{short['id']}/preview").json()["rows"]
     assert row["segments"][0]["text"] == "ü"
 

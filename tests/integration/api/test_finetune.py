@@ -269,6 +269,9 @@ def test_the_same_request_makes_one_job(service: Service) -> None:
         ({"bits": 2}, "invalid_request", "#/bits", "base is a job"),
         ({"learning_rate": 1}, "invalid_request", "#/learning_rate", "is not a field"),
         ({"type": "distill"}, "invalid_request", "#/type", "legal: quantize, finetune"),
+        ({"type": None}, "invalid_request", "#/type", "type is null; legal: quantize, finetune"),
+        ({"type": ""}, "invalid_request", "#/type", "type is ''; legal: quantize, finetune"),
+        ({"base": "job_01a21b10"}, "invalid_request", "#/base", "legal: all of the id, as `GET"),
     ],
 )
 def test_bad_fields(

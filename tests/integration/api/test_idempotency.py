@@ -60,3 +60,5 @@ class TestIdempotency:
         answer = service.http.post("/jobs", json=BODY, headers=headers)
         problem = service.refused(answer, 422, "invalid_request")
         assert problem["errors"][0]["pointer"].lower() == "idempotency-key:"
+        assert "idempotency-key is '" in problem["detail"]
+        assert "^" not in problem["detail"]  # a pattern says it to programs only

@@ -30,8 +30,9 @@ def test_a_server_of_another_kind(tmp_path: Path, command: str, body: bytes) -> 
 def test_a_url_that_is_none(tmp_path: Path) -> None:
     (line,) = Command("http://[::1", tmp_path)("jobs", "list", code=2).stderr.splitlines()
     assert "(APIQ_URL) is 'http://[::1': " in line and line.endswith("[illegal_url]")
-    with pytest.raises(ApiqError):
-        Client("http://[::1")
+    for url in ("localhost:8000", "127.0.0.1:8000", "server", "ftp://server", "http://:80"):
+        with pytest.raises(ApiqError, match=f"'{url}'.*: no http:// and a host; legal: http://"):
+            Client(url)
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:

@@ -117,7 +117,12 @@ def test_what_does_not_pass_is_not_endured(tmp_path: Path) -> None:
                 call()
             assert caught.value.code == "job_not_found"
     assert len(server.asked) == 3
-    with Client("localhost:8000") as client, pytest.raises(Unreachable, match="protocol"):
+    elsewhere = Answer(b"", 307, headers={"location": "ftp://server"})
+    with (
+        scripted(elsewhere) as server,
+        Client(server.url) as client,
+        pytest.raises(Unreachable, match="protocol"),
+    ):
         list(client.events("job_1", follow=True))
 
 

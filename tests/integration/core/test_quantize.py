@@ -227,6 +227,20 @@ def test_too_little_text_says_what_there_is_enough_for(
         assert str(caught.value.param).startswith("calibration.")
 
 
+def test_the_mark_before_a_text_is_none_of_it(tiny: Path, tmp_path: Path) -> None:
+    """Editors on Windows begin a file with it."""
+    config = small_config(calibration={"source": "dataset:ds_" + "0" * 32})
+    files = {"plain": tmp_path / "plain.txt", "marked": tmp_path / "marked.txt"}
+    files["plain"].write_text("the module " * 8000)
+    files["marked"].write_bytes(b"\xef\xbb\xbf" + files["plain"].read_bytes())
+    assert config.calibration.source is not None
+    plain, marked = (
+        draw_windows(load_tokenizer(tiny), config, {config.calibration.source: file})
+        for file in files.values()
+    )
+    assert torch.equal(marked.train, plain.train)
+
+
 def test_a_stop_order_is_heard_while_a_text_is_tokenized(tiny: Path, tmp_path: Path) -> None:
     seen: list[Event] = []
     with pytest.raises(Stopped):

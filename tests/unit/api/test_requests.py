@@ -13,6 +13,10 @@ from jobs.requests import QuantizeRequest
 GOOD = {"model": "org/name", "bits": 2}
 
 
+def nested(depth: int) -> Any:
+    return json.loads("[" * depth + "]" * depth)
+
+
 def refusal(body: Any) -> FieldError:
     with pytest.raises(ValidationError) as caught:
         QuantizeRequest.model_validate(body)
@@ -91,6 +95,9 @@ def test_input_gives_the_same_request_back(width: dict[str, Any]) -> None:
         (GOOD | {"metadata": {"a": "\ud800"}}, "#/metadata", "characters that cannot be stored"),
         (GOOD | {"metadata": {"a": ["\x00"]}}, "#/metadata", "Unicode without U+0000"),
         (GOOD | {"metadata": {"a": float("nan")}}, "#/metadata", "no NaN"),
+        (GOOD | {"metadata": {"a": nested(500)}}, "#/metadata", "legal: no deep nesting"),
+        (GOOD | {"bits": float("nan")}, "#/bits", "bits is NaN; legal: 2, 3, 4 or 8"),
+        (GOOD | {"model": "x" * 97}, "#/model", "... (97 characters): not a model id"),
         (GOOD | {"metadata": {"a": "x" * 20_000}}, "#/metadata", "legal: at most 16384"),
         (GOOD | {"revision": "../x"}, "#/revision", "legal: a branch, a tag or a commit"),
     ],

@@ -56,7 +56,7 @@ def test_rows_in_another_encoding(encoding: str) -> None:
     assert caught.value.message.startswith(("2 lines are no rows", "3 lines are no rows"))
 
 
-@pytest.mark.parametrize("data", [b"", b"\n", b" \r\n\t\n"])
+@pytest.mark.parametrize("data", [b"", b"\n", b" \r\n\t\n", b"\xef\xbb\xbf\n"])
 def test_no_rows(data: bytes) -> None:
     with pytest.raises(UserError) as caught:
         write(RowsContent(), data, 1)

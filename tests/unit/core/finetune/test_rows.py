@@ -59,7 +59,8 @@ def test_a_chat_waits_for_its_template() -> None:
     [
         ("{", "", "not JSON: Expecting property name enclosed in double quotes at character 2"),
         ("[" * 100_000, "", "nested too deeply"),
-        ('{"text": ' + "1" * 5000 + "}", "", "not JSON: Exceeds the limit"),
+        ('{"text": ' + "1" * 5000 + "}", "", "not JSON that anybody reads: a number of"),
+        ('{"text": "a\tb"}', "", "not JSON: Invalid control character at character 12"),
         ('{"a\\u001b[31m\\ud800": 1}', "", r"has 'a\x1b[31m\ud800', legal"),
         (r'{"text": "a \ud83e"}', "text", r"half of a surrogate pair, '\ud83e', legal: text"),
         (r'{"messages": [{"role": "\udfff", "content": ""}]}', "messages[0].role", r"'\udfff'"),

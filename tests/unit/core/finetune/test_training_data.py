@@ -13,6 +13,7 @@ from apiq_core.events import Event
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.data import read as data
 from apiq_core.finetune.data import training_data
+from apiq_core.finetune.data.preview import preview_text
 from apiq_core.finetune.data.training_data import TrainingData, load_data
 from apiq_core.tokenizer import load_tokenizer
 from tests.tiny_models import make_tiny
@@ -170,9 +171,7 @@ def test_a_text_of_one_window(files: Files, dataset: str, value: int, said: str)
         assert len(files.load("a" + " a" * 9, max_length=8).examples) == 2
 
 
-def test_a_text_is_utf8_and_its_mark_no_token(files: Files) -> None:
-    marked, plain = files.load("\ufeff" + "word " * 200), files.load("word " * 200)
-    assert marked.examples == plain.examples
+def test_a_text_is_utf8(files: Files) -> None:
     dataset = files.write("latin", "")
     dataset.write_bytes("caf\u00e9 ".encode("latin-1") * 200)
     with pytest.raises(UserError) as caught:
@@ -183,6 +182,18 @@ def test_a_text_is_utf8_and_its_mark_no_token(files: Files) -> None:
         )
     error = caught.value
     assert (error.code, error.param, error.value) == ("not_utf8", "dataset", "0xe9")
+
+
+def test_a_text_is_read_as_previews_show_it(files: Files) -> None:
+    content = b"\xef\xbb\xbf" + b"the module\r\n" * 20  # as editors on Windows write it
+    file = files.folder / "data.txt"
+    file.write_bytes(content)
+    config = FinetuneConfig(max_length=16)
+    read = load_data(file, None, files.tokenizer, config, files.events.append, lambda: None)
+    ids = [token for example in read.examples for token in example.tokens]
+    (shown,) = preview_text(content, files.tokenizer, config.max_length).rows
+    assert [token.id for token in shown.tokens] == ids
+    assert files.tokenizer.decode(ids) == "the module\r\n" * 20
 
 
 @pytest.mark.parametrize("dataset", ["a text\n", ROWS])
