@@ -6,6 +6,7 @@ A crash, an out-of-memory kill or a CUDA fault ends this process, not the worker
 import hashlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -165,4 +166,5 @@ def fingerprints(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries, about each other
     sys.exit(serve(work))

@@ -68,6 +68,8 @@ def train(run: Run) -> State:
             if is_last or state.step == 0:
                 save()
             if is_last:
+                if state.step < total:
+                    _tell_progress(run, state, state.step)
                 break
             gradients = _finite_gradients(run, state, parameters, optimizer)
             if state.step > 0 and state.step % save_every == 0:
@@ -126,19 +128,24 @@ def _update(run: Run, state: State, optimizer: torch.optim.Optimizer, gradients:
     state.train_loss += gradients.loss
     state.train_tokens += gradients.tokens
     state.train_s += gradients.seconds + time.monotonic() - start
+    _tell_progress(run, state, total)
+
+
+def _tell_progress(run: Run, state: State, total: int) -> None:
+    """`total` is the last step as far as is known: patience may end it sooner."""
     progress = {
         "done": state.step,
         "total": total,
         "unit": "step",
         "percent": round(100 * state.step / total, 1),
-        "eta_seconds": round(_left_s(run, state), 1),
+        "eta_seconds": round(_left_s(run, state, total), 1),
     }
     run.on_event(Event("progress", progress))
 
 
-def _left_s(run: Run, state: State) -> float:
+def _left_s(run: Run, state: State, total: int) -> float:
     """Seconds of the steps and the scores to come, of which the last is of what is stored."""
-    total, every = run.step_count(), run.evaluate_every()
+    every = run.evaluate_every()
     step_s = state.train_s / max(1, state.step - (_last_scored(state) or 0))
     scores = math.ceil(total / every) - math.ceil(state.step / every) + 2
     return step_s * (total - state.step) + state.score_s * scores

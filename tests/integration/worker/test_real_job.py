@@ -164,6 +164,8 @@ def test_a_model_from_one_request(house: House) -> None:
             eventually(partial(_ended, house, job), "the end", within_s=180) for job in jobs
         )
     assert (job.state, l4q.state) == (State.SUCCEEDED, State.SUCCEEDED), (job.error, l4q.error)
+    # the libraries' warnings to each other are no news to whose job it is, nor last words
+    assert not any(house.has_log(each, 1) for each in (job, l4q, plain))
     base = house.get_by_id(job.input["base"])
     assert (base.state, base.made_for, base.input["method"]) == (
         State.SUCCEEDED,

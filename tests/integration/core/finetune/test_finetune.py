@@ -123,6 +123,8 @@ def test_no_better_state_ends_it_early_and_the_best_is_kept(
     assert [p.step for p in report.points] == [0, 2, 4, 6]
     assert [e.data["step"] for e in events if e.type == "checkpoint"] == [0, 6]
     assert report.best_step == 2
+    last = [e.data for e in events if e.type == "progress"][-1]
+    assert (last["done"], last["total"], last["percent"]) == (6, 6, 100)
     kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for name, wanted in seen[1].items():
         assert torch.equal(kept[name.replace(".default", "")], wanted.half())

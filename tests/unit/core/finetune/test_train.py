@@ -15,7 +15,7 @@ from apiq_core.finetune.train import _left_s
 )
 def test_scores_to_come_are_counted(step: int, seconds: float) -> None:
     """One at 8, 16 and 20 steps, unless it was, and one of what is stored."""
-    run: Any = SimpleNamespace(step_count=lambda: 20, evaluate_every=lambda: 8)
+    run: Any = SimpleNamespace(evaluate_every=lambda: 8)
     scored = Point(step=0, train_loss=None, validation_loss=1.0, lr=0.0, tokens_per_s=None)
     state = State(step=step, micro_batch_size=1, points=[scored], train_s=3.0 * step, score_s=5.0)
-    assert _left_s(run, state) == seconds
+    assert _left_s(run, state, 20) == seconds
