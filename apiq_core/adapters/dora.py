@@ -3,6 +3,9 @@
 The norm is of the dequantized Q plus B A, as PEFT takes it: with that of the full-precision weight
 every row would be off by what rounding did to its length. PEFT holds the norm constant in its
 backward pass to save memory (section 4.3); for one block at a time the exact gradient is cheap.
+
+PEFT divides by the norm, also where it is 0: trained models have dead channels, and rounding makes
+rows of zeros of small ones. In such a row B has a speck, and m is 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +18,8 @@ from torch import Tensor
 from apiq_core.adapters.lora import ADAPTER_DTYPE, LowRank, lora_config
 
 MAGNITUDE = "lora_magnitude_vector"
+LEAST_NORM = torch.finfo(ADAPTER_DTYPE).tiny  # of a row; factors and m hold less as 0, or nearly
+SPECK = 2.0**-6
 
 
 @dataclass
@@ -28,7 +33,10 @@ class Dora:
     def start(cls, q: Tensor, low_rank: LowRank, *, name: str, has_bias: bool) -> Self:
         """m is V's own norm, so that W is Q + B A."""
         v = low_rank.each(lambda factor: factor.to(q.dtype)).apply(q)
-        return cls(low_rank, _row_norm(v))
+        norm = _row_norm(v)
+        b, longest = low_rank.b.clone(), low_rank.a.float().norm(dim=1).argmax()
+        b[norm < LEAST_NORM, longest] = SPECK
+        return cls(LowRank(low_rank.a, b, low_rank.scaling), norm)
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor]) -> Self:

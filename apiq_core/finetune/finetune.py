@@ -208,7 +208,7 @@ def _check_length(max_length: int, model_dir: Path) -> None:
     if max_length > context:
         raise UserError(
             "illegal_length",
-            f"max_length is {max_length}; the model's context has {context} tokens",
+            f"max_length is {max_length}; legal: at most {context}, the model's context",
             param="max_length",
             value=max_length,
             legal={"at_most": context},

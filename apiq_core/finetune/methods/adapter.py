@@ -4,14 +4,16 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from apiq_core.adapters import PEFT_PREFIX
-from apiq_core.adapters.dora import MAGNITUDE
+from apiq_core.adapters.dora import LEAST_NORM, MAGNITUDE, SPECK
 from apiq_core.adapters.lora import ADAPTER_DTYPE, LowRank, lora_config
 from apiq_core.checkpoint import disk_errors, write_tensors, write_text
 from apiq_core.errors import UserError
@@ -21,6 +23,7 @@ from apiq_core.finetune.parameters import is_trained, trained_parameters
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+NAME = "default"  # PEFT's, of the one adapter
 
 
 def attach(model: PreTrainedModel, base: Base, config: FinetuneConfig) -> PeftModel:
@@ -81,7 +84,12 @@ def new_adapter(model: PreTrainedModel, config: FinetuneConfig) -> PeftModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return get_peft_model(model, lora)
+        wrapped = get_peft_model(model, lora)
+    layers: list[Any] = [m for m in wrapped.modules() if isinstance(m, LoraLayer)]
+    for layer in layers if lora.use_dora else ():
+        dead = layer.lora_magnitude_vector[NAME].weight < LEAST_NORM
+        layer.lora_B[NAME].weight.data[dead, 0] = SPECK
+    return wrapped
 
 
 @torch.no_grad()

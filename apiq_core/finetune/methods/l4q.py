@@ -104,10 +104,11 @@ def _read_adapters(adapter_dir: Path, config: FinetuneConfig) -> dict[str, LowRa
 def _spec(base: Base) -> LayerSpec:
     """To what each layer of a full-precision model is quantized."""
     if base.bits not in WIDTHS:
+        given = "bits is not given" if base.bits is None else f"bits is {base.bits}"
         raise UserError(
             "illegal_bits",
-            f"bits is {base.bits}, and base is not quantized; legal for method l4q: 2, 3, 4 or 8, "
-            "or a base that has packed integers",
+            f"{given}, and base is not quantized; legal for method l4q: 2, 3, 4 or 8, or a base "
+            "that has packed integers",
             param="bits",
             value=base.bits,
             legal=list(WIDTHS),

@@ -17,10 +17,10 @@ from apiq_core.errors import UserError
 from apiq_core.finetune.base import Base
 from apiq_core.finetune.config import FinetuneConfig
 from apiq_core.finetune.methods import adapter
+from apiq_core.finetune.methods.adapter import NAME
 from apiq_core.finetune.packed.packed_model import packed_layers
 from apiq_core.finetune.parameters import is_trained
 
-NAME = "default"  # PEFT's, of the one adapter
 store = adapter.store
 
 

@@ -32,7 +32,7 @@ def test_an_artifact_and_a_checkpoint(
     assert (tmp_path / "l4q" / "model" / "config.json").is_file()
     capsys.readouterr()
     assert main([*l4q, *FEW]) == 2
-    assert "bits is None, and base is not quantized" in capsys.readouterr().err
+    assert "bits is not given, and base is not quantized" in capsys.readouterr().err
 
 
 def test_a_signal_stops_it_at_a_safe_point(

@@ -193,6 +193,19 @@ def test_a_new_adapter_may_be_dora(sums: Path, tmp_path: Path) -> None:
     assert found < 0.9 * stock_loss(base, sums, None)
 
 
+def test_dora_of_a_model_with_a_dead_channel(sums: Path, tmp_path: Path) -> None:
+    source = make_tiny(tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.mlp.gate_proj.weight"][3] = 0
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    settings = config(rank=4, adapter="dora")
+    report = finetune(source, None, sums, tmp_path / "out", settings)
+    plain = finetune(source, None, sums, tmp_path / "plain", config(rank=4, max_steps=1))
+    assert report.validation_loss.before == pytest.approx(plain.validation_loss.before, rel=1e-3)
+    found = stock_loss(tmp_path_base(source, tmp_path), sums, tmp_path / "out" / "adapter")
+    assert found == pytest.approx(report.validation_loss.after, rel=0.5)  # of all rows
+
+
 def tmp_path_base(source: Path, tmp_path: Path) -> Path:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "model").symlink_to(source)
@@ -265,6 +278,8 @@ def test_what_cannot_be_trained_on(
     with pytest.raises(UserError) as caught:
         run(base, tmp_path / "rows.jsonl", tmp_path / "out", config(**fields))
     assert caught.value.code == code
+    if caught.value.param == "max_length":
+        assert "legal: " in caught.value.message
 
 
 def changed_json(file: Path, **fields: Any) -> None:
