@@ -34,9 +34,12 @@ class Dora:
         """m is V's own norm, so that W is Q + B A."""
         v = low_rank.each(lambda factor: factor.to(q.dtype)).apply(q)
         norm = _row_norm(v)
-        b, longest = low_rank.b.clone(), low_rank.a.float().norm(dim=1).argmax()
-        b[norm < LEAST_NORM, longest] = SPECK
-        return cls(LowRank(low_rank.a, b, low_rank.scaling), norm)
+        dead, longest = norm < LEAST_NORM, low_rank.a.float().norm(dim=1).argmax()
+        a, b = low_rank.a.clone(), low_rank.b.clone()
+        b[dead, longest] = SPECK
+        if dead.all():  # so is A, fitted to a matrix of zeros
+            a[longest, 0] = 1
+        return cls(LowRank(a, b, low_rank.scaling), norm.masked_fill(dead, 0))
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor]) -> Self:

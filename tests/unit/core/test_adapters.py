@@ -63,10 +63,13 @@ def test_dora_of_a_row_of_zeros_is_zero_and_trains() -> None:
         assert tensor.grad is not None and torch.isfinite(tensor.grad).all()
 
 
-def test_peft_reads_no_nan_in_a_row_of_zeros() -> None:
+@pytest.mark.parametrize("is_all_zeros", [False, True])
+def test_peft_reads_no_nan_in_a_row_of_zeros(is_all_zeros: bool) -> None:
     """It divides by the norm of what is stored; of the last row only fp32 holds any."""
     q, low_rank = q_and_low_rank()
     q[1], low_rank.b[1], q[5], low_rank.b[5] = 0, 0, 0, 1e-9
+    if is_all_zeros:
+        q, low_rank = 0 * q, low_rank.each(torch.zeros_like)
     tensors = Dora.start(q, low_rank, name="x", has_bias=False).stored().tensors()
     dora = Dora.read({name: tensor.float() for name, tensor in tensors.items()})
     v = q + dora.low_rank.product()
