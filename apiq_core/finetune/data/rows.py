@@ -28,6 +28,7 @@ SHAPES: dict[Shape, tuple[str, ...]] = {
     "text": ("text",),
 }
 LABEL = "label"  # of a row for a classifier: docs/decisions/0013-classifiers.md
+CALLS = ("tool_calls", "function_call")  # what an assistant asks of tools, beside its content
 LEGAL = "messages; prompt, completion; instruction, output; question, answer; or text"
 
 
@@ -127,6 +128,9 @@ def _messages(value: Any) -> tuple[Mapping[str, str], ...]:
         place = f"messages[{number}]"
         if not isinstance(message, dict):
             raise BadRow(place, f"{_kind(message)}, legal: an object with role and content")
+        for field in CALLS:
+            if message.get(field):  # without it the assistant would learn to say nothing instead
+                raise BadRow(f"{place}.{field}", "calls cannot be learned yet; legal: content only")
         for field in ("role", "content"):
             if field not in message:
                 raise BadRow(f"{place}.{field}", "missing, legal: text")

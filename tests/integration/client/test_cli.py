@@ -209,8 +209,13 @@ def test_a_list_as_json_is_what_the_server_answers(apiq: Command, live: Live) ->
     assert rest["next"] is None
     listed = json.loads(apiq("artifacts", "list", finished["id"], "--json").stdout)
     assert listed == live.http.get(f"/jobs/{finished['id']}/artifacts").json()
-    listed = json.loads(apiq("datasets", "list", "--json").stdout)
-    assert listed["datasets"] == live.http.get("/datasets").json()["datasets"]  # of all pages
+    listed = json.loads(apiq("datasets", "list", "--json").stdout)  # of all pages
+    datasets, params = [], {"limit": "100"}
+    while "after" not in params or params["after"]:
+        answer = live.http.get("/datasets", params=params).json()
+        datasets += answer["datasets"]
+        params["after"] = answer["next"]
+    assert listed["datasets"] == datasets
 
 
 class TestFinetune:

@@ -11,6 +11,8 @@ from apiq_core.finetune.data import read as data
 from apiq_core.finetune.data.read import MAX_LINE_BYTES, SHOWN_BAD_ROWS, read_rows
 from apiq_core.finetune.data.rows import BadRow, Segment, parse
 
+CALLING = {"role": "assistant", "content": "Let me look."}
+
 
 def row(**fields: Any) -> str:
     return json.dumps(fields)
@@ -80,6 +82,7 @@ def test_a_chat_waits_for_its_template() -> None:
         (row(messages=[{"role": "user"}]), "messages[0].content", "missing, legal: text"),
         (row(messages=[{"role": "me", "content": "a"}]), "messages[0].role", "'me', legal: system"),
         (row(messages=[{"role": "user", "content": "a"}]), "messages", "assistant says nothing"),
+        (row(messages=[CALLING | {"tool_calls": [{}]}]), "messages[0].tool_calls", "calls cannot"),
     ],
 )
 def test_what_is_no_row(line: str, field: str, says: str) -> None:
@@ -115,6 +118,11 @@ def test_bad_lines_are_counted_and_the_first_are_told(tmp_path: Path) -> None:
         "reason": f"longer than {MAX_LINE_BYTES} bytes",
     }
     assert error.value[2]["line"] == 4
+
+
+def test_a_turn_without_calls_may_say_so() -> None:
+    (message,) = parse(row(messages=[CALLING | {"tool_calls": None, "function_call": {}}])).messages
+    assert message == CALLING
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
