@@ -78,7 +78,9 @@ class Findings:
         if self.problems:
             raise BadRows(self.bad, self.problems, param)
         if not self.rows:
-            raise UserError("empty_dataset", "the dataset has no rows", param=param)
+            raise UserError(
+                "empty_dataset", "the dataset has no rows; legal: one or more", param=param
+            )
 
 
 class Lines:

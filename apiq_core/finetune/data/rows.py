@@ -71,7 +71,9 @@ def parse(line: str) -> Row:
         content = json.loads(line)
     except json.JSONDecodeError as error:
         reason = error.msg.removesuffix(" at")
-        raise BadRow("", f"not JSON: {reason} at character {error.pos + 1}") from None
+        raise BadRow(
+            "", f"not JSON: {reason} at character {error.pos + 1}; legal: a JSON object"
+        ) from None
     except ValueError:
         raise BadRow("", "not JSON that anybody reads: a number of thousands of digits") from None
     except RecursionError:
